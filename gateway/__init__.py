@@ -1,0 +1,1 @@
+"""Policy, unprivileged: HTTP, scheduling, the store, and the command line that speaks to them."""

@@ -1,0 +1,1 @@
+"""The command line, `pagurus`: speaks HTTP to the gateway."""

@@ -1,0 +1,1 @@
+"""Which sandbox serves which invocation: pure, without clock and I/O."""

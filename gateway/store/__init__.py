@@ -1,0 +1,1 @@
+"""What outlives the gateway: functions, versions and invocation records in SQLite."""

@@ -1,0 +1,1 @@
+"""Base root file systems, locks, environments and code trees; runs as a process of its own."""

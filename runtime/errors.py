@@ -1,0 +1,89 @@
+"""The one tree of errors. A leaf.
+
+PagurusError
+|- ConfigError            a setting is wrong; the operator can mend it
+|- RequirementError       the machine lacks something (kernel feature, program, user, privilege)
+|- BuildError             a deploy failed; `kind` says in which way
+|- StartError             a sandbox or zygote could not be made; `phase` says where
+|- SandboxDiedError       a sandbox ended while it was needed
+|- InvocationError        a function's answer was a failure
+|  |- UserCodeError       raised, exited, crashed, returned what is not JSON
+|  `- InvocationTimeoutError
+|- PoolExhaustedError     a limit holds; try again later
+`- ProtocolError          a peer broke the protocol
+
+Messages are lower case without a period. `hint` is the next step where there is one.
+"""
+
+
+class PagurusError(Exception):
+    """Base of all errors of ours. `hint`: what the reader can do, or ''."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class ConfigError(PagurusError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class RequirementError(PagurusError):
+    """The machine lacks something that pagurusd cannot do without."""
+
+
+class BuildError(PagurusError):
+    """A deploy failed.
+
+    kind: a short stable word, part of the problem type that the API answers with
+    (`archive`, `requirements`, `install`, `limit`, `base`, `internal`).
+    """
+
+    def __init__(self, kind: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+
+class StartError(PagurusError):
+    """A sandbox or zygote could not be made. `phase`: the step that failed."""
+
+    def __init__(self, phase: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.phase = phase
+
+
+class SandboxDiedError(PagurusError):
+    """A sandbox ended while it was needed. One of `exit_status` and `signal` is set, if known."""
+
+    def __init__(self, message: str, *, exit_status: int | None = None, signal: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+        self.signal = signal
+
+
+class InvocationError(PagurusError):
+    """The function's answer was a failure."""
+
+
+class UserCodeError(InvocationError):
+    """User code raised, exited, crashed or returned what is not JSON."""
+
+
+class InvocationTimeoutError(InvocationError):
+    """The function did not answer within its timeout."""
+
+
+class PoolExhaustedError(PagurusError):
+    """A limit holds at the moment. `retry_after_s`: when a new try makes sense."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class ProtocolError(PagurusError):
+    """A peer sent what the protocol does not allow."""

@@ -1,0 +1,103 @@
+"""The words that all processes share: ids, start kinds, limits, environments, assignments. A leaf.
+
+Everything here is a value: frozen, comparable, and encodable by msgspec.
+"""
+
+import hashlib
+import re
+from enum import StrEnum
+from typing import NewType
+
+import msgspec
+
+FunctionName = NewType("FunctionName", str)
+RuntimeName = NewType("RuntimeName", str)  # "python3.11"
+CodeId = NewType("CodeId", str)  # 64 hex: content of the code directory
+EnvironmentId = NewType("EnvironmentId", str)  # 64 hex: lock + runtime
+VersionId = NewType("VersionId", str)  # 64 hex: code + environment + settings
+ZygoteId = NewType("ZygoteId", str)
+SandboxId = NewType("SandboxId", str)
+InvocationId = NewType("InvocationId", str)
+
+FUNCTION_NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,62}")
+RUNTIME_NAME_PATTERN = re.compile(r"python3\.[0-9]{1,2}")
+HANDLER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
+DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
+
+MIB = 1 << 20
+
+
+class StartKind(StrEnum):
+    """How an invocation got its sandbox (DESIGN section 4)."""
+
+    WARM = "warm"
+    HELPED = "helped"
+    RESTORED = "restored"
+    COLD = "cold"
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one sandbox may use.
+
+    memory_bytes: private pages of the sandbox, /tmp included. cpu_millis: thousandths of a core.
+    timeout_s: wall clock of one invocation, starting included. request_bytes, result_bytes, log_bytes:
+    JSON parameter, JSON result, and captured stdout plus stderr of one invocation.
+    """
+
+    memory_bytes: int = 256 * MIB
+    pids: int = 64
+    cpu_millis: int = 1000
+    timeout_s: float = 30.0
+    tmp_bytes: int = 64 * MIB
+    request_bytes: int = 6 * MIB
+    result_bytes: int = 6 * MIB
+    log_bytes: int = 256 * 1024
+
+
+class Distribution(msgspec.Struct, frozen=True, order=True):
+    """One installed distribution; `name` is normalised (PEP 503)."""
+
+    name: str
+    version: str
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """The installed packages of one lock.
+
+    imports: top-level modules of the *declared* requirements, which a zygote imports and the
+    deploy's check tries.
+    """
+
+    id: EnvironmentId
+    runtime: RuntimeName
+    distributions: tuple[Distribution, ...] = ()
+    imports: tuple[str, ...] = ()
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a sandbox needs to become a function's. Holds secrets: never logged."""
+
+    function: FunctionName
+    version: VersionId
+    code: CodeId
+    handler: str
+    environment: EnvironmentId | None
+    limits: Limits
+    environ: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Assignment(function={self.function!r}, version={self.version[:12]!r})"
+
+
+def version_id(
+    *,
+    code: CodeId,
+    environment: EnvironmentId | None,
+    runtime: RuntimeName,
+    handler: str,
+    limits: Limits,
+    environ: dict[str, str],
+) -> VersionId:
+    """Digest of everything that changes how a function runs; equal inputs, equal id."""
+    settings = [code, environment, runtime, handler, msgspec.to_builtins(limits), sorted(environ.items())]
+    return VersionId(hashlib.sha256(msgspec.json.encode(settings)).hexdigest())

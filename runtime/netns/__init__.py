@@ -1,0 +1,1 @@
+"""Network namespaces: the pool of them, ready before they are needed."""

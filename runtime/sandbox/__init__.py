@@ -1,0 +1,1 @@
+"""What a sandbox is made of: plan, cgroup, mounts, identity, pid 1."""
