@@ -91,15 +91,16 @@ _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syscall.restype = ctypes.c_long
 
 
+_CLONE_ARGS = (
+    *("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls"),
+    *("set_tid", "set_tid_size", "cgroup"),
+)
+
+
 class _CloneArgs(ctypes.Structure):
     """struct clone_args, linux/sched.h"""
 
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in (
-            "flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup".split()
-        )
-    ]
+    _fields_ = [(name, ctypes.c_uint64) for name in _CLONE_ARGS]
 
 
 class _MountAttrs(ctypes.Structure):
