@@ -222,3 +222,10 @@ def fsmount(fs_fd: int, attributes: MountAttr) -> int:
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     """Close all descriptors from `first` to `last`; close_range(2)."""
     _check(_call(_NR_CLOSE_RANGE, first, last, 0), "close_range")
+
+
+def signalfd(number: int) -> int:
+    """A descriptor that becomes readable when signal `number`, which the caller has blocked, arrives; signalfd(2)."""
+    mask = (ctypes.c_uint64 * 16)(1 << (number - 1))
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    return _check(_libc.signalfd(-1, ctypes.byref(mask), flags), "signalfd", str(number))

@@ -201,7 +201,7 @@ def _positional_count(function: Any, handler: str) -> int:
     if required > 2 or (count == 0 and not takes_any):
         message = f"{handler} takes {count} positional parameters; it must take (param) or (event, context)"
         raise Failure(ErrorKind.HANDLER, "HandlerSignature", message)
-    return 1 if takes_any else (2 if required == 2 or count >= 2 and required != 1 else 1)
+    return 1 if takes_any else (2 if required == 2 or (count >= 2 and required != 1) else 1)
 
 
 def _check_imports(names: list[str]) -> bytes:

@@ -17,6 +17,8 @@ LEAVES = {
     "runtime.config",
     "runtime.doctor",
     "runtime.logs",
+    "runtime.packets",
+    "runtime.reaper",
 }
 INSIDE = {"runtime.frames", "runtime.fork.zygote", "runtime.fork.worker", "runtime.fork.purge", "runtime.fork.warm"}
 HOMES = {
