@@ -207,6 +207,8 @@ class ZygoteHost:
         chosen.close_helper_ends()
         chosen.pid = pid
         self._watch(chosen, pid)
+        if not chosen.is_live:
+            chosen.cgroup.kill()  # it was killed before it had a process
         async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
             return await chosen.parked()
 
