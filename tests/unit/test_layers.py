@@ -16,6 +16,8 @@ LEAVES = {
     "runtime.clock",
     "runtime.config",
     "runtime.doctor",
+    "runtime.kernel_probes",
+    "runtime.machine_probes",
     "runtime.logs",
 }
 INSIDE = {"runtime.frames", "runtime.fork.zygote", "runtime.fork.worker", "runtime.fork.purge", "runtime.fork.warm"}
