@@ -91,15 +91,16 @@ _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syscall.restype = ctypes.c_long
 
 
+_CLONE_ARGS = (
+    *("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls"),
+    *("set_tid", "set_tid_size", "cgroup"),
+)
+
+
 class _CloneArgs(ctypes.Structure):
     """struct clone_args, linux/sched.h"""
 
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in (
-            "flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup".split()
-        )
-    ]
+    _fields_ = [(name, ctypes.c_uint64) for name in _CLONE_ARGS]
 
 
 class _MountAttrs(ctypes.Structure):
@@ -221,3 +222,10 @@ def fsmount(fs_fd: int, attributes: MountAttr) -> int:
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     """Close all descriptors from `first` to `last`; close_range(2)."""
     _check(_call(_NR_CLOSE_RANGE, first, last, 0), "close_range")
+
+
+def signalfd(number: int) -> int:
+    """A descriptor that becomes readable when signal `number`, which the caller has blocked, arrives; signalfd(2)."""
+    mask = (ctypes.c_uint64 * 16)(1 << (number - 1))
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    return _check(_libc.signalfd(-1, ctypes.byref(mask), flags), "signalfd", str(number))

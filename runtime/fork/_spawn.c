@@ -71,21 +71,45 @@ static int64_t now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static PyObject *configure(PyObject *self, PyObject *program) {
-    (void)self;
+static int load_filter(struct sock_filter *code, unsigned short length) {
+    struct sock_fprog program = {length, code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return -1;
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+}
+
+/* A copy of a seccomp program given as bytes; NULL with an exception set. The caller frees it. */
+static struct sock_filter *copy_program(PyObject *program, unsigned short *length) {
     char *bytes;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(program, &bytes, &length) < 0) return NULL;
-    if (length == 0 || length % sizeof(struct sock_filter) || length / sizeof(struct sock_filter) > BPF_MAXINSNS) {
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(program, &bytes, &size) < 0) return NULL;
+    if (size == 0 || size % sizeof(struct sock_filter) || size / sizeof(struct sock_filter) > BPF_MAXINSNS) {
         PyErr_SetString(PyExc_ValueError, "not a seccomp program");
         return NULL;
     }
-    struct sock_filter *copy = malloc((size_t)length);
-    if (!copy) return PyErr_NoMemory();
-    memcpy(copy, bytes, (size_t)length);
+    struct sock_filter *copy = malloc((size_t)size);
+    if (!copy) return (struct sock_filter *)PyErr_NoMemory();
+    memcpy(copy, bytes, (size_t)size);
+    *length = (unsigned short)(size / sizeof(struct sock_filter));
+    return copy;
+}
+
+static PyObject *confine(PyObject *self, PyObject *program) {
+    (void)self;
+    unsigned short length;
+    struct sock_filter *code = copy_program(program, &length);
+    if (!code) return NULL;
+    int result = load_filter(code, length);
+    free(code);
+    if (result < 0) return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyObject *configure(PyObject *self, PyObject *program) {
+    (void)self;
+    struct sock_filter *copy = copy_program(program, &filter_length);
+    if (!copy) return NULL;
     free(filter);
     filter = copy;
-    filter_length = (unsigned short)(length / sizeof(struct sock_filter));
     /* Where glibc keeps the caller's thread id; wants CONFIG_CHECKPOINT_RESTORE. */
     if (prctl(PR_GET_TID_ADDRESS, &tid_address, 0, 0, 0) < 0) return PyErr_SetFromErrno(PyExc_OSError);
     if (syscall(SYS_get_robust_list, 0, &robust_list, &robust_list_length) < 0)
@@ -148,11 +172,6 @@ static int check_powerless(unsigned int uid) {
     return getuid() == uid && geteuid() == uid && getgid() == uid ? 0 : -1;
 }
 
-static int load_filter(void) {
-    struct sock_fprog program = {filter_length, filter};
-    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
-}
-
 /* Isolate the calling process; NULL, or the name of the step that failed (errno says why). */
 static const char *isolate(const struct request *r, int *report) {
     *report = r->control;
@@ -170,8 +189,7 @@ static const char *isolate(const struct request *r, int *report) {
     if (become(r->uid) < 0) return "setresuid";
     if (drop_capabilities() < 0) return "capset";
     if (check_powerless(r->uid) < 0) return "capability check";
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return "no_new_privs";
-    if (load_filter() < 0) return "seccomp";
+    if (load_filter(filter, filter_length) < 0) return "seccomp";
     return NULL;
 }
 
@@ -263,6 +281,8 @@ static PyObject *timings(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef methods[] = {
+    {"confine", confine, METH_O,
+     "confine(program): set no_new_privs and load a seccomp program into the caller and all it forks."},
     {"configure", configure, METH_O,
      "configure(program): keep the helper's seccomp program and what clone3 needs of this thread."},
     {"spawn", spawn, METH_VARARGS,

@@ -19,6 +19,8 @@ LEAVES = {
     "runtime.kernel_probes",
     "runtime.machine_probes",
     "runtime.logs",
+    "runtime.packets",
+    "runtime.reaper",
 }
 INSIDE = {"runtime.frames", "runtime.fork.zygote", "runtime.fork.worker", "runtime.fork.purge", "runtime.fork.warm"}
 HOMES = {

@@ -1,0 +1,98 @@
+"""Who a process is: uid ranges of zygotes, capabilities it may keep, resource limits it starts with.
+
+Runs in pagurusd and, before exec, in the children it forks.
+"""
+
+import os
+import resource
+import signal
+from enum import IntEnum
+
+import prctl
+
+from runtime.errors import PoolExhaustedError
+
+RANGE = 65536
+FIRST_SANDBOX_UID = 1000  # inside a range; below are root and the distribution's own users
+SANDBOX_UIDS = 60_000
+
+
+class Capability(IntEnum):
+    """linux/capability.h: the five a zygote keeps inside its user namespace (research: userns-standby)."""
+
+    SETGID = 6
+    SETUID = 7
+    SETPCAP = 8
+    SYS_CHROOT = 18
+    SYS_ADMIN = 21
+
+
+class UidRanges:
+    """Hands out ranges of RANGE uids, one a zygote, and takes them back."""
+
+    def __init__(self, base: int, count: int) -> None:
+        self._base = base
+        self._count = count
+        self._used: set[int] = set()
+
+    def acquire(self) -> int:
+        """First uid of a free range. Raises PoolExhaustedError when zygotes_max ranges are taken."""
+        for index in range(self._count):
+            first = self._base + index * RANGE
+            if first not in self._used:
+                self._used.add(first)
+                return first
+        raise PoolExhaustedError(f"{self._count} zygotes are alive", hint="raise zygotes_max")
+
+    def release(self, first: int) -> None:
+        self._used.discard(first)
+
+
+class SandboxUids:
+    """Uids inside one range: each living sandbox has one of its own, the least recently used is next."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._used: set[int] = set()
+
+    def acquire(self) -> int:
+        """Raises PoolExhaustedError when all are in use."""
+        for _ in range(SANDBOX_UIDS):
+            uid = FIRST_SANDBOX_UID + self._next
+            self._next = (self._next + 1) % SANDBOX_UIDS
+            if uid not in self._used:
+                self._used.add(uid)
+                return uid
+        raise PoolExhaustedError(f"{SANDBOX_UIDS} sandboxes of one zygote are alive")
+
+    def release(self, uid: int) -> None:
+        self._used.discard(uid)
+
+
+def become_namespace_root() -> None:
+    """Be uid 0 of the user namespace just entered, without groups."""
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def keep_capabilities(kept: frozenset[int]) -> None:
+    """Drop all others from the bounding set, so that an exec as uid 0 gets no more than these."""
+    for number in range(64):
+        try:
+            present = prctl.capbset_read(number)
+        except (ValueError, OSError):
+            return  # past the last capability that is known
+        if present and number not in kept:
+            prctl.capbset_drop(number)
+
+
+def die_with_parent() -> None:
+    """SIGKILL this process when pagurusd dies. To be called after the last change of uid, which clears it."""
+    prctl.set_pdeathsig(signal.SIGKILL)
+
+
+def set_resource_limits(*, open_files: int = 1024) -> None:
+    """No core dumps, and a bounded number of open files, for this process and all it forks."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))

@@ -1,0 +1,126 @@
+"""Detached mounts that sandboxes are put together from. Runs in pagurusd, as root of the initial namespaces.
+
+Everything handed into a zygote's user namespace is a detached mount of one of these kinds: an overlay of lowers
+only (no upper: a read-only flag can be cleared from inside, a missing upper cannot be added), a tmpfs, or the
+device directory. Each function returns a descriptor that the caller owns.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime import syscalls
+from runtime.syscalls import CloneFlag, MountAttr, MountFlag
+
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
+_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
+LOWERS_MAX = 200  # /proc/self/fd/NNN names in mount(2)'s page of options
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One detached mount and where it goes in the new root ('' is the root itself). `fd` is borrowed."""
+
+    fd: int
+    target: str
+    what: str
+
+    def describe(self) -> str:
+        return f"{self.what} -> /{self.target}"
+
+
+class MountDesk:
+    """pagurusd's own mount namespace: private, with one directory where overlays are put together."""
+
+    def __init__(self, anchor: Path) -> None:
+        """anchor: an empty directory of ours. Moves the calling process into a mount namespace of its own."""
+        self._anchor = str(anchor)
+        syscalls.unshare(CloneFlag.NEWNS)
+        syscalls.mount(None, "/", None, MountFlag.REC | MountFlag.PRIVATE)
+        self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self._root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+
+    @property
+    def anchor(self) -> str:
+        return self._anchor
+
+    def overlay(self, lowers: Iterable[Path]) -> int:
+        """A read-only overlay of two or more directories, the first on top; no upper.
+
+        Layers are named by descriptors, so that /proc/self/mountinfo inside shows no path of the host.
+        """
+        descriptors = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
+        try:
+            assert 2 <= len(descriptors) <= LOWERS_MAX
+            names = ":".join(f"/proc/self/fd/{fd}" for fd in descriptors)
+            flags = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
+            syscalls.mount("overlay", self._anchor, "overlay", flags, f"lowerdir={names}")
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+        try:
+            return syscalls.open_tree(self._anchor)
+        finally:
+            syscalls.umount_detach(self._anchor)
+
+    @contextmanager
+    def inside(self, mount_namespace: int) -> Iterator[None]:
+        """Be in another mount namespace for a moment. The caller has one thread and does not await inside."""
+        syscalls.setns(mount_namespace, CloneFlag.NEWNS)
+        try:
+            yield
+        finally:
+            syscalls.setns(self._namespace, CloneFlag.NEWNS)
+            os.fchdir(self._root)
+
+    def close(self) -> None:
+        os.close(self._namespace)
+        os.close(self._root)
+
+
+def tmpfs(size_bytes: int, *, mode: int = 0o1777) -> int:
+    """An empty tmpfs of its own; its pages are charged to the cgroup that writes them."""
+    context = syscalls.fsopen("tmpfs")
+    try:
+        syscalls.fsconfig_string(context, "size", str(size_bytes))
+        syscalls.fsconfig_string(context, "nr_inodes", str(max(64, size_bytes // 4096)))
+        syscalls.fsconfig_string(context, "mode", f"{mode:o}")
+        syscalls.fsconfig_create(context)
+        return syscalls.fsmount(context, MountAttr.NOSUID | MountAttr.NODEV)
+    finally:
+        os.close(context)
+
+
+def proc() -> int:
+    """A proc of the caller's pid namespace."""
+    context = syscalls.fsopen("proc")
+    try:
+        syscalls.fsconfig_create(context)
+        return syscalls.fsmount(context, MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC)
+    finally:
+        os.close(context)
+
+
+def devices() -> int:
+    """The device directory that all sandboxes share: five harmless nodes, links, a mount point for shm."""
+    context = syscalls.fsopen("tmpfs")
+    try:
+        syscalls.fsconfig_string(context, "size", "64k")
+        syscalls.fsconfig_string(context, "mode", "755")
+        syscalls.fsconfig_create(context)
+        mount = syscalls.fsmount(context, MountAttr.NOSUID | MountAttr.NOEXEC)
+    finally:
+        os.close(context)
+    mask = os.umask(0)
+    try:
+        for name, (major, minor) in _DEVICES.items():
+            os.mknod(name, 0o20666, os.makedev(major, minor), dir_fd=mount)
+        for name, target in _LINKS.items():
+            os.symlink(target, name, dir_fd=mount)
+        os.mkdir("shm", 0o1777, dir_fd=mount)
+    finally:
+        os.umask(mask)
+    syscalls.mount_setattr(mount, MountAttr.RDONLY)
+    return mount

@@ -1,0 +1,269 @@
+"""A zygote's user namespace: its uid range, its pid 1, its namespace builder. Owned and used by pagurusd.
+
+Who is whose child: pagurusd is the parent of all. The set-up child C makes the namespaces and clones the init I
+as its sibling; L enters them and clones the program as its sibling; B, the namespace builder, stays outside the
+pid namespace. I's death ends everything inside; I can only be reaped after everyone else in its pid namespace.
+"""
+
+import array
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass
+
+from runtime import packets, syscalls
+from runtime.packets import PacketSocket
+from runtime.reaper import Reaper
+from runtime.sandbox import children, identity, mounts, nsbuilder
+from runtime.sandbox.cgroup import Cgroup
+from runtime.sandbox.children import Steps
+from runtime.sandbox.identity import Capability
+from runtime.sandbox.mounts import Attachment
+from runtime.syscalls import CloneFlag
+
+INIT_PROGRAM = "/opt/pagurus/init"
+_ALL = (
+    CloneFlag.NEWUSER
+    | CloneFlag.NEWPID
+    | CloneFlag.NEWNS
+    | CloneFlag.NEWNET
+    | CloneFlag.NEWIPC
+    | CloneFlag.NEWUTS
+    | CloneFlag.NEWCGROUP
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A program started inside: pidfd (the receiver's to close), host pid."""
+
+    pid: int
+    pidfd: int
+
+
+class UserNamespace:
+    """The namespaces of one zygote. Made by `create`, ended by `close`."""
+
+    def __init__(self, first_uid: int, cgroup: Cgroup, anchor: str, reaper: Reaper) -> None:
+        self.first_uid = first_uid
+        self._cgroup = cgroup
+        self._anchor = anchor
+        self._reaper = reaper
+        self._undo = ExitStack()
+        self.init_pid = -1
+        self.init_pidfd = -1
+        self.builder_pid = -1
+        self._proc = -1
+        self._builder: PacketSocket | None = None
+
+    @classmethod
+    async def create(
+        cls, *, first_uid: int, cgroup: Cgroup, anchor: str, tree: Sequence[Attachment], reaper: Reaper
+    ) -> "UserNamespace":
+        """Make namespaces, init and builder. `tree`: the zygote's root and what is attached in it; borrowed.
+
+        `cgroup` is where init and builder live; borrowed. Raises StartError; nothing stays then.
+        """
+        self = cls(first_uid, cgroup, anchor, reaper)
+        async with AsyncExitStack() as undo:
+            undo.callback(self.close)
+            await self._start_init(tree)
+            await self._start_builder()
+            undo.pop_all()
+        return self
+
+    async def _start_init(self, tree: Sequence[Attachment]) -> None:
+        ours, theirs = packets.packet_pair()
+
+        def body(end: socket.socket, steps: Steps) -> None:
+            self._set_up(end, steps, tree)
+
+        with PacketSocket(ours) as channel, theirs:
+            setup_pid = children.fork_child(body, theirs)
+            try:
+                theirs.close()
+                await children.answer(channel, "user namespace")
+                for name in ("uid_map", "gid_map"):
+                    _write(f"/proc/{setup_pid}/{name}", f"0 {self.first_uid} {identity.RANGE}")
+                channel.send(b"go")
+                message, _ = await children.answer(channel, "init")
+                self.init_pid = int(str(message["pid"]))
+                self.init_pidfd = os.pidfd_open(self.init_pid)
+                self._undo.callback(os.close, self.init_pidfd)
+                await children.answer(channel, "init")
+            finally:
+                await self._reaper.wait(setup_pid)
+
+    def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment]) -> None:
+        """Body of C: become the first process of the new namespaces, clone I beside it, end."""
+        steps("cgroup")
+        self._cgroup.join_self()
+        steps("unshare user")
+        syscalls.unshare(CloneFlag.NEWUSER)
+        end.send(b"{}")
+        end.recv(16)
+        steps("namespace root")
+        identity.become_namespace_root()
+        steps("unshare")
+        syscalls.unshare(_ALL & ~CloneFlag.NEWUSER)
+        steps("clone init")
+        pid = syscalls.clone_sibling()
+        if pid:
+            end.send(json.dumps({"pid": pid}).encode())
+            return
+        try:
+            self._be_init(end, steps, tree)
+        except BaseException as error:
+            children.report(end, steps.current, error)
+            os._exit(children.EXIT_FAILED)
+
+    def _be_init(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment]) -> None:
+        """Body of I up to its exec."""
+        os.setsid()
+        identity.die_with_parent()
+        steps("mount proc")
+        proc = mounts.proc()
+        targets = [*(a.target for a in tree), "proc"]
+        nsbuilder.attach_tree(self._anchor, targets, [*(a.fd for a in tree), proc], steps)
+        steps("max_user_namespaces")
+        _write("/proc/sys/user/max_user_namespaces", "0")
+        children.redirect_standard_streams()
+        end.send(b"{}")
+        syscalls.close_range(3)
+        steps("exec init")
+        os.execve(INIT_PROGRAM, ["pagurus-init"], {})
+
+    async def _start_builder(self) -> None:
+        ours, theirs = packets.packet_pair()
+        user_namespace = os.open(f"/proc/{self.init_pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        anchor = self._anchor
+
+        def body(end: socket.socket, steps: Steps) -> None:
+            self._cgroup.join_self()
+            nsbuilder.serve(end, steps, user_namespace=user_namespace, anchor=anchor)
+
+        channel = PacketSocket(ours)
+        self._undo.callback(channel.close)
+        with theirs:
+            self.builder_pid = children.fork_child(body, theirs)
+        os.close(user_namespace)
+        await children.answer(channel, "namespace builder")
+        self._builder = channel
+
+    async def launch(
+        self, program: Sequence[str], environ: dict[str, str], *, control: socket.socket, prepare: Callable[[], None]
+    ) -> Launched:
+        """Start `program` inside as pagurusd's child, with `control` on descriptor 3 and the five capabilities.
+
+        prepare: run in the child before its capabilities are dropped. Also keeps a proc of the pid namespace,
+        which every helper's mount namespace needs. Raises StartError.
+        """
+        ours, theirs = packets.packet_pair()
+
+        def body(end: socket.socket, steps: Steps) -> None:
+            self._enter_and_exec(end, steps, program, environ, control, prepare)
+
+        with PacketSocket(ours) as channel, theirs:
+            starter_pid = children.fork_child(body, theirs)
+            try:
+                theirs.close()
+                message, _ = await children.answer(channel, program[0])
+                pid = int(str(message["pid"]))
+                _, descriptors = await children.answer(channel, program[0])
+                self._keep_proc(descriptors[0])
+                return Launched(pid, os.pidfd_open(pid))
+            finally:
+                await self._reaper.wait(starter_pid)
+
+    def _enter_and_exec(
+        self,
+        end: socket.socket,
+        steps: Steps,
+        program: Sequence[str],
+        environ: dict[str, str],
+        control: socket.socket,
+        prepare: Callable[[], None],
+    ) -> None:
+        """Body of L, and of the program up to its exec."""
+        steps("cgroup")
+        self._cgroup.join_self()
+        steps("enter namespaces")
+        syscalls.setns(self.init_pidfd, _ALL)
+        identity.become_namespace_root()
+        steps("clone")
+        pid = syscalls.clone_sibling()
+        if pid:
+            end.send(json.dumps({"pid": pid}).encode())
+            return
+        try:
+            os.setsid()
+            identity.die_with_parent()
+            steps("mount proc")
+            proc = mounts.proc()
+            end.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [proc]))])
+            steps("prepare")
+            prepare()
+            identity.set_resource_limits()
+            children.redirect_standard_streams()
+            os.dup2(control.fileno(), 3)
+            syscalls.close_range(4)
+            os.chdir("/")
+            identity.keep_capabilities(frozenset(Capability))
+            os.execve(program[0], list(program), environ)
+        except BaseException as error:
+            children.report(end, steps.current, error)
+            os._exit(children.EXIT_FAILED)
+
+    def _keep_proc(self, fd: int) -> None:
+        if self._proc >= 0:
+            os.close(fd)
+            return
+        self._proc = fd
+        self._undo.callback(os.close, fd)
+
+    def proc_attachment(self) -> Attachment:
+        """A clone of the pid namespace's proc; the caller closes its fd."""
+        return Attachment(syscalls.open_tree("", dir_fd=self._proc), "proc", "proc of the zygote's pid namespace")
+
+    def request_network(self) -> None:
+        """Ask for a network namespace; `take_made` returns it, in the order of requests."""
+        assert self._builder is not None
+        self._builder.send(json.dumps({"make": "net"}).encode())
+
+    def request_mounts(self, tree: Sequence[Attachment]) -> None:
+        """Ask for a mount namespace of these mounts (root first); their descriptors stay the caller's."""
+        assert self._builder is not None
+        attach = ":".join(a.target for a in tree)
+        self._builder.send(json.dumps({"make": "mnt", "attach": attach}).encode(), [a.fd for a in tree])
+
+    async def take_made(self) -> list[int]:
+        """Descriptors of the oldest request's namespace, the caller's. Raises StartError."""
+        assert self._builder is not None
+        _, descriptors = await children.answer(self._builder, "namespaces of a sandbox")
+        return descriptors
+
+    def end(self) -> None:
+        """Kill init, and with it every process of the pid namespace; the builder ends with its socket.
+
+        pagurusd's reaper collects them all.
+        """
+        if self.init_pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.init_pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End everything and close all descriptors. Idempotent."""
+        self.end()
+        self.init_pidfd = -1
+        self._undo.close()
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
