@@ -15,7 +15,7 @@ import click
 from gateway.cli import output
 from gateway.cli.archive import Packed, pack
 from gateway.cli.client import Client, ProblemError
-from runtime.errors import BuildError
+from runtime.errors import BuildError, ConfigError
 
 SIZE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMG]i?B|B|[KMG])?")
 SIZE_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30} | {
@@ -92,10 +92,7 @@ def deploy(
         "limits": {key: value for key, value in limits.items() if value is not None},
         "environ": dict(environ),
     }
-    try:
-        packed = pack(path)
-    except BuildError as error:
-        raise click.ClickException(str(error)) from error
+    packed = pack(path)
     if not as_json:
         files = "" if packed.files is None else f"{packed.files} files, "
         click.echo(f"{name}: uploading {files}{output.size(len(packed.data))}")
@@ -115,7 +112,7 @@ def _read_requirements(path: Path, chosen: Path | None) -> str | None:
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise click.ClickException(f"cannot read {file}: {error}") from error
+        raise ConfigError(f"cannot read {file}: {error}") from error
 
 
 def _upload(client: Client, name: str, settings: dict[str, Any], packed: Packed, *, as_json: bool) -> dict[str, Any]:
@@ -171,7 +168,7 @@ def _follow(events: Iterator[dict[str, Any]], progress: Progress) -> dict[str, A
         elif kind == "problem":
             document = event["problem"] if isinstance(event.get("problem"), dict) else event
             raise ProblemError(int(document.get("status", 500)), document)
-    raise click.ClickException("the gateway ended its answer before the build was done; see its log")
+    raise BuildError("internal", "the gateway ended its answer before the build was done", hint="see pagurusd's log")
 
 
 class _Lines(AbstractContextManager["_Lines"]):

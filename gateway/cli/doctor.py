@@ -15,13 +15,8 @@ def doctor(*, config: Path | None, as_json: bool) -> None:
     """Check that this machine has what pagurusd needs. Status 1 when a required check fails."""
     from runtime.config import load
     from runtime.doctor import run_checks
-    from runtime.errors import ConfigError
 
-    try:
-        settings = load(config, os.environ)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
-    checks = run_checks(settings)
+    checks = run_checks(load(config, os.environ))
     missing = [check for check in checks if check.required and not check.ok]
     if as_json:
         import msgspec

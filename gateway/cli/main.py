@@ -6,9 +6,11 @@ Commands live in modules of their own and are imported when they are called: `pa
 """
 
 import importlib
-import sys
+from typing import Any
 
 import click
+
+from runtime.errors import PagurusError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 FAILED, UNREACHABLE = 1, 3
@@ -27,7 +29,17 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported on use."""
+    """A group whose commands are imported on use, and whose errors of ours end in their exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PagurusError as error:
+            from gateway.cli.client import ProblemError, UnreachableError
+
+            described = error.describe() if isinstance(error, ProblemError) else _describe(error)
+            click.echo(described, err=True)
+            ctx.exit(UNREACHABLE if isinstance(error, UnreachableError) else FAILED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -44,11 +56,18 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
 
+def _describe(error: PagurusError) -> str:
+    return f"pagurus: {error.message}" + (f"\n  next step: {error.hint}" if error.hint else "")
+
+
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        click.echo(f"pagurus {version('pagurus')}")
+        try:
+            click.echo(f"pagurus {version('pagurus')}")
+        except PackageNotFoundError:
+            click.echo("pagurus, run from sources that are not installed")
         ctx.exit()
 
 
@@ -65,13 +84,4 @@ def cli(ctx: click.Context, url: str) -> None:
 
 def main() -> None:
     """Entry point of the program."""
-    from gateway.cli.client import ProblemError, UnreachableError
-
-    try:
-        cli.main(prog_name="pagurus")
-    except UnreachableError as error:
-        click.echo(f"pagurus: {error}", err=True)
-        sys.exit(UNREACHABLE)
-    except ProblemError as error:
-        click.echo(error.describe(), err=True)
-        sys.exit(FAILED)
+    cli.main(prog_name="pagurus")
