@@ -33,12 +33,14 @@ class UidRanges:
     def __init__(self, base: int, count: int) -> None:
         self._base = base
         self._count = count
+        self._next = 0
         self._used: set[int] = set()
 
     def acquire(self) -> int:
-        """First uid of a free range. Raises PoolExhaustedError when zygotes_max ranges are taken."""
-        for index in range(self._count):
-            first = self._base + index * RANGE
+        """First uid of the free range unused for longest. Raises PoolExhaustedError when all are taken."""
+        for _ in range(self._count):
+            first = self._base + self._next * RANGE
+            self._next = (self._next + 1) % self._count
             if first not in self._used:
                 self._used.add(first)
                 return first

@@ -124,3 +124,33 @@ def devices() -> int:
         os.umask(mask)
     syscalls.mount_setattr(mount, MountAttr.RDONLY)
     return mount
+
+
+class Overlays:
+    """Overlays that are mounted once and cloned for each use, the most recently used kept."""
+
+    def __init__(self, desk: MountDesk, *, kept: int = 512) -> None:
+        self._desk = desk
+        self._kept = kept
+        self._mounts: dict[str, int] = {}
+
+    def clone(self, key: str, lowers: Iterable[Path]) -> int:
+        """A detached clone of the overlay `key`, mounted from `lowers` the first time. Caller closes."""
+        mount = self._mounts.pop(key, -1)
+        if mount < 0:
+            mount = self._desk.overlay(lowers)
+        self._mounts[key] = mount
+        while len(self._mounts) > self._kept:
+            self.forget(next(iter(self._mounts)))
+        return syscalls.open_tree("", dir_fd=mount)
+
+    def forget(self, key: str) -> None:
+        """Drop one overlay; clones in use stay."""
+        mount = self._mounts.pop(key, -1)
+        if mount >= 0:
+            os.close(mount)
+
+    def close(self) -> None:
+        """Drop all. Idempotent."""
+        for key in list(self._mounts):
+            self.forget(key)

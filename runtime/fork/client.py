@@ -1,0 +1,208 @@
+"""pagurusd's side of a zygote: configure it, ask it for helpers, notice its end. Runs in pagurusd.
+
+The zygote may be hostile: what it sends is checked, and a wrong answer ends it.
+"""
+
+import asyncio
+import base64
+import json
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import StartError
+from runtime.model import Distribution, EnvironmentId
+from runtime.packets import PacketSocket
+from runtime.reaper import Reaper
+
+CONFIGURE_TIMEOUT_S = 120.0  # imports of large packages from a cold disk
+SPAWN_TIMEOUT_S = 15.0
+# One thread in every numeric library: a raw clone3 leaves the locks of others taken in the child.
+ENVIRON = {
+    "HOME": "/tmp",  # noqa: S108  the zygote's own tmpfs
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+}
+_ENTRY = "import sys; sys.path.insert(0, '/opt/pagurus'); from _pagurus.fork import {module}; {module}.main()"
+
+
+def command(interpreter: str, module: str = "zygote") -> list[str]:
+    """How the interpreter of a rootfs is started as a zygote: isolated from environment and user site, no bytecode."""
+    return [interpreter, "-I", "-B", "-X", "utf8", "-c", _ENTRY.format(module=module)]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What a zygote holds: ms per imported module, and why others failed."""
+
+    import_ms: dict[str, float]
+    failed: dict[str, str]
+
+
+class ZygoteClient:
+    """A running zygote. Owns the control socket and the pidfd."""
+
+    def __init__(self, control: PacketSocket, pid: int, pidfd: int, reaper: Reaper) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self._control = control
+        self._reaper = reaper
+        self._waiting: deque[asyncio.Future[int]] = deque()
+        self._number = 0
+        self._is_closed = False
+
+    async def configure(
+        self,
+        *,
+        imports: Sequence[str],
+        environments: dict[EnvironmentId, tuple[Distribution, ...]],
+        zygote_filter: bytes,
+        helper_filter: bytes,
+    ) -> Imported:
+        """Let it import and warm up. Raises StartError when it fails, is not single-threaded, or takes too long."""
+        message = {
+            "kind": "configure",
+            "imports": list(imports),
+            "environments": {key: [[d.name, d.version] for d in value] for key, value in environments.items()},
+            "zygote_filter": base64.b64encode(zygote_filter).decode(),
+            "helper_filter": base64.b64encode(helper_filter).decode(),
+        }
+        self._control.send(json.dumps(message).encode())
+        try:
+            async with asyncio.timeout(CONFIGURE_TIMEOUT_S):
+                data, _ = await self._control.receive()
+        except TimeoutError:
+            raise StartError("imports", f"the zygote's imports took more than {CONFIGURE_TIMEOUT_S:.0f} s") from None
+        if not data:
+            raise StartError("imports", "the zygote ended while importing")
+        try:
+            answer = json.loads(data)
+            threads = int(answer["threads"])
+            result = Imported(
+                {str(k): float(v) for k, v in answer["import_ms"].items()},
+                {str(k): str(v) for k, v in answer["failed"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StartError("imports", "the zygote sent a malformed report") from error
+        if threads != 1:
+            raise StartError("imports", f"the imports started {threads - 1} threads, so it cannot be forked safely")
+        return result
+
+    async def spawn(
+        self,
+        *,
+        environment: EnvironmentId | None,
+        hostname: str,
+        uid: int,
+        standby: bool,
+        descriptors: list[int],
+        has_cgroup: bool,
+    ) -> tuple[int, int]:
+        """Fork a helper; its host pid and pidfd (the caller's). Raises StartError.
+
+        Cancelled: the helper may still be forked; its sandbox is to be killed by its cgroup.
+        """
+        if self._is_closed:
+            raise StartError("fork", "the zygote has ended")
+        self._number += 1
+        message = {
+            "kind": "spawn",
+            "id": self._number,
+            "environment": environment,
+            "hostname": hostname,
+            "uid": uid,
+            "standby": standby,
+            "has_cgroup": has_cgroup,
+        }
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._control.send(json.dumps(message).encode(), descriptors)
+        try:
+            async with asyncio.timeout(SPAWN_TIMEOUT_S):
+                pidfd = await future
+        except TimeoutError:
+            self.close()
+            raise StartError("fork", f"the zygote did not fork within {SPAWN_TIMEOUT_S:.0f} s") from None
+        try:
+            return self._checked_pid(pidfd), pidfd
+        except StartError:
+            os.close(pidfd)
+            self.close()
+            raise
+
+    async def serve(self) -> None:
+        """Take its answers until it ends. The owner runs this as a task once it is configured."""
+        while True:
+            data, descriptors = await self._control.receive()
+            if not data:
+                break
+            if not self._take(data, descriptors):
+                break
+        self.close()
+
+    def _take(self, data: bytes, descriptors: list[int]) -> bool:
+        """Give one answer to who waits for it; False ends a zygote that breaks the protocol."""
+        future = self._waiting.popleft() if self._waiting else None
+        try:
+            message = json.loads(data)
+            kind = message["kind"]
+            if future is None:
+                raise ValueError("nobody asked")
+            if kind == "spawned" and len(descriptors) == 1:
+                if not future.done():
+                    future.set_result(descriptors.pop())
+            elif kind == "refused":
+                if not future.done():
+                    future.set_exception(StartError("fork", str(message["message"])))
+            else:
+                raise ValueError(kind)
+        except (ValueError, KeyError, TypeError):
+            if future is not None and not future.done():
+                future.set_exception(StartError("fork", "the zygote broke its protocol"))
+            return False
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+        return True
+
+    def _checked_pid(self, pidfd: int) -> int:
+        """The host pid of a pidfd, which must be of a child of ours that nobody else owns."""
+        for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+            if line.startswith("Pid:"):
+                pid = int(line.split()[1])
+                break
+        else:
+            raise StartError("fork", "the zygote sent no pidfd")
+        if pid == -1:
+            return pid  # ended and reaped already; the sandbox will find its socket closed
+        try:
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            raise StartError("fork", "the zygote sent the pidfd of a process that is not its helper") from None
+        if pid <= 0 or pid == self.pid or self._reaper.is_waited_for(pid):
+            raise StartError("fork", "the zygote sent the pidfd of another process")
+        return pid
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def close(self) -> None:
+        """End it: its socket closes, and it exits. Whoever waits for a helper is told. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._control.close()
+        os.close(self._pidfd)
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(StartError("fork", "the zygote has ended"))
+        self._waiting.clear()

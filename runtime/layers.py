@@ -1,0 +1,190 @@
+"""What lies on disk under the state directory: base root file systems, environments, code. Runs in pagurusd.
+
+Directories are made beside their name and renamed; the parents of what sandboxes mount belong to root and are
+0700, so that no builder that still lives can touch a layer that is in use.
+"""
+
+import hashlib
+import json
+import os
+import pwd
+import shutil
+import socket
+from pathlib import Path
+
+import msgspec
+
+from runtime import packets
+from runtime.config import Settings
+from runtime.errors import RequirementError, StartError
+from runtime.model import CodeId, Environment, EnvironmentId, RuntimeName
+from runtime.sandbox import children
+from runtime.sandbox.children import Steps
+
+_MOUNT_POINTS = ("code", "opt/env", "proc", "sys", "dev", "tmp", "opt/pagurus")
+_INSIDE = ("frames.py", "fork/__init__.py", "fork/zygote.py", "fork/worker.py", "fork/purge.py", "fork/warm.py")
+
+
+class Layers:
+    """Paths of everything stored, and the only code that adds or removes there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._root = Path(settings.state_dir)
+        self._settings = settings
+        self.skeleton = Path()
+
+    def open(self) -> None:
+        """Make the folders with their owners and modes, and the skeleton of every sandbox's root."""
+        self._folder("", 0o711)
+        for name in ("code", "environments", "trash"):
+            self._folder(name, 0o700)
+        for name in ("rootfs", "skeleton", "empty", "anchor"):
+            self._folder(name, 0o755)
+        self._folder("staging", 0o711)
+        self._folder("store", 0o700, owner=self._settings.gateway_user)
+        self._folder("cache", 0o700, owner=self._settings.builder_user)
+        self.skeleton = self._make_skeleton()
+
+    @property
+    def anchor(self) -> Path:
+        return self._root / "anchor"
+
+    @property
+    def cache(self) -> Path:
+        return self._root / "cache"
+
+    def runtimes(self) -> tuple[RuntimeName, ...]:
+        """Runtimes whose base root file system is there."""
+        found = [path.name for path in sorted((self._root / "rootfs").iterdir()) if path.is_symlink()]
+        return tuple(RuntimeName(name) for name in found if (self._root / "rootfs" / name / "manifest.json").is_file())
+
+    def root_lowers(self, runtime: RuntimeName) -> list[Path]:
+        """Layers of a sandbox's root. Raises StartError for a runtime that is not there."""
+        base = (self._root / "rootfs" / runtime / "fs").resolve()
+        if not base.is_dir():
+            raise StartError("rootfs", f"no base root file system for {runtime}", hint="run scripts/setup")
+        return [self.skeleton, base]
+
+    def code_lowers(self, code: CodeId) -> list[Path]:
+        return [self._present("code", code), self._root / "empty"]
+
+    def environment_lowers(self, environments: list[EnvironmentId]) -> list[Path]:
+        """Layers of the union of environments."""
+        return [*(self._present("environments", e) / "fs" for e in environments), self._root / "empty"]
+
+    def has_environment(self, environment: EnvironmentId) -> bool:
+        return (self._root / "environments" / environment / "manifest.json").is_file()
+
+    def environment(self, environment: EnvironmentId) -> Environment:
+        """Read a manifest. Raises StartError."""
+        path = self._present("environments", environment) / "manifest.json"
+        return msgspec.json.decode(path.read_bytes(), type=Environment)
+
+    def lock(self, environment: EnvironmentId) -> str:
+        """The lock an environment was installed from."""
+        manifest = json.loads((self._present("environments", environment) / "manifest.json").read_bytes())
+        return str(manifest.get("lock", ""))
+
+    def make_staging(self, name: str) -> Path:
+        """A folder of the builder's own. Given up by `discard_path`."""
+        return self._folder(f"staging/{name}", 0o700, owner=self._settings.builder_user)
+
+    def adopt_code(self, staged: Path, code: CodeId) -> None:
+        """Take a staged code tree under its id; one that is there already is kept."""
+        self._adopt(staged, self._root / "code" / code)
+
+    def adopt_environment(self, staged: Path, environment: EnvironmentId) -> None:
+        """Take a staged environment under its id."""
+        self._adopt(staged, self._root / "environments" / environment)
+
+    def discard(self, kind: str, name: str) -> None:
+        """Remove `code` or `environments` NAME, if it is there; the deleting is a child's work."""
+        path = self._root / kind / name
+        if path.is_dir():
+            self.discard_path(path)
+
+    def discard_path(self, path: Path) -> None:
+        """Move a folder out of sight at once; a child process deletes it."""
+        trash = self._root / "trash" / f"{path.name}-{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            os.rename(path, trash)
+        except FileNotFoundError:
+            return
+        self.empty_trash()
+
+    def empty_trash(self) -> None:
+        """Delete what lies in the trash, in a child."""
+        trash = self._root / "trash"
+
+        def body(end: socket.socket, steps: Steps) -> None:
+            end.close()
+            for path in trash.iterdir():
+                shutil.rmtree(path, ignore_errors=True)
+
+        ours, theirs = packets.packet_pair()
+        with ours, theirs:
+            children.fork_child(body, theirs)
+
+    def clear_leftovers(self) -> int:
+        """At start: builds of an earlier run are rubbish. Returns how many folders that were."""
+        folders = [*(self._root / "staging").iterdir(), *self._temporary("code"), *self._temporary("environments")]
+        for path in folders:
+            os.rename(path, self._root / "trash" / f"{path.name}-{os.urandom(4).hex()}")
+        self.empty_trash()
+        return len(folders)
+
+    def _temporary(self, kind: str) -> list[Path]:
+        return [path for path in (self._root / kind).iterdir() if path.name.startswith(".")]
+
+    def _present(self, kind: str, name: str) -> Path:
+        path = self._root / kind / name
+        if not path.is_dir():
+            raise StartError("rootfs", f"{kind} {name[:12]} is not in the store", hint="deploy the function again")
+        return path
+
+    def _adopt(self, staged: Path, target: Path) -> None:
+        if target.exists():
+            return
+        os.chmod(staged, 0o755)  # noqa: S103  its parent is 0700
+        os.rename(staged, target)
+
+    def _folder(self, name: str, mode: int, *, owner: str | None = None) -> Path:
+        path = self._root / name
+        path.mkdir(parents=True, exist_ok=True)
+        if owner is not None:
+            try:
+                record = pwd.getpwnam(owner)
+            except KeyError:
+                raise RequirementError(f"there is no user {owner!r}", hint="run scripts/setup") from None
+            os.chown(path, record.pw_uid, record.pw_gid)
+        os.chmod(path, mode)
+        return path
+
+    def _make_skeleton(self) -> Path:
+        """Mount points, our code that runs inside, and the init: the top layer of every root."""
+        package = Path(__file__).resolve().parent
+        files = {f"_pagurus/{name}": (package / name).read_bytes() for name in _INSIDE}
+        files["_pagurus/__init__.py"] = b""
+        files["init"] = (package / "sandbox/init").read_bytes()
+        extension = next((package / "fork").glob("_spawn*.so"), None)
+        if extension is None:
+            raise RequirementError("the C extension runtime.fork._spawn is not built", hint="run scripts/setup")
+        files["_pagurus/fork/_spawn.abi3.so"] = extension.read_bytes()
+        digest = hashlib.sha256(b"".join(name.encode() + data for name, data in sorted(files.items()))).hexdigest()
+        target = self._root / "skeleton" / digest[:16]
+        if target.is_dir():
+            return target
+        beside = self._root / "skeleton" / f".{digest[:16]}-{os.getpid()}"
+        shutil.rmtree(beside, ignore_errors=True)
+        for name in _MOUNT_POINTS:
+            (beside / name).mkdir(parents=True)
+        for name, data in files.items():
+            path = beside / "opt/pagurus" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        (beside / "opt/pagurus/init").chmod(0o755)
+        for path in (beside, *beside.rglob("*")):
+            path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
+        (beside / "tmp").chmod(0o1777)
+        os.rename(beside, target)
+        return target

@@ -1,0 +1,251 @@
+"""One sandbox as pagurusd holds it: from empty namespaces to a function's, to nothing. Runs in pagurusd.
+
+A Sandbox owns its cgroup, namespaces, sockets and process. Its state changes through one method, along the
+transitions of one table. What happens inside it is its own affair: it is only ever killed, never asked.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from enum import Enum, auto
+
+from runtime import packets, syscalls
+from runtime.errors import StartError
+from runtime.model import Assignment, EnvironmentId, Limits, SandboxId, ZygoteId
+from runtime.packets import PacketSocket
+from runtime.sandbox import mounts
+from runtime.sandbox.cgroup import Cgroup
+from runtime.sandbox.mounts import Attachment, MountDesk
+from runtime.sandbox.nsbuilder import TARGETS
+from runtime.sandbox.userns import UserNamespace
+
+
+class State(Enum):
+    """Stages of a sandbox's life."""
+
+    EMPTY = auto()  # namespaces and cgroup, no process
+    SPAWNING = auto()  # its zygote was asked to fork
+    PARKED = auto()  # isolated, waits for its function
+    ASSIGNED = auto()  # a function's
+    DYING = auto()  # killed or ended, not reaped
+    GONE = auto()
+
+
+_TRANSITIONS = {
+    State.EMPTY: {State.SPAWNING, State.GONE},
+    State.SPAWNING: {State.PARKED, State.ASSIGNED, State.DYING},
+    State.PARKED: {State.ASSIGNED, State.DYING},
+    State.ASSIGNED: {State.DYING},
+    State.DYING: {State.GONE},
+    State.GONE: set(),
+}
+DEFAULT_LIMITS = Limits()
+
+
+class Sandbox:
+    """See the module. Made by `prepare`; `release` gives everything back once its process is reaped."""
+
+    def __init__(
+        self,
+        sandbox_id: SandboxId,
+        *,
+        zygote: ZygoteId,
+        uid: int,
+        environment: EnvironmentId | None,
+        cgroup: Cgroup,
+        namespaces: Sequence[int],
+    ) -> None:
+        """namespaces: descriptors of the network and mount namespace, then of TARGETS; owned from here on."""
+        self.id = sandbox_id
+        self.zygote = zygote
+        self.uid = uid
+        self.environment = environment
+        self.cgroup = cgroup
+        self.state = State.EMPTY
+        self.assignment: Assignment | None = None
+        self.reason = ""
+        self.error = ""
+        self.pid = -1
+        self.frozen = False
+        self._network, self._mounts, *targets = namespaces
+        self._targets = dict(zip(TARGETS, targets, strict=True))
+        self._limits = DEFAULT_LIMITS
+        self._undo = ExitStack()
+        for fd in namespaces:
+            self._undo.callback(os.close, fd)
+        self._control: PacketSocket | None = None
+        self._theirs: list[socket.socket | int] = []
+        self._gateway_ends: list[int] = []
+
+    def become(self, state: State) -> None:
+        """Change state. A transition that the table lacks is a programmer's error."""
+        assert state in _TRANSITIONS[self.state], f"{self.id}: {self.state} -> {state}"
+        self.state = state
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in (State.SPAWNING, State.PARKED, State.ASSIGNED)
+
+    @property
+    def gateway_descriptors(self) -> list[int]:
+        """Invocation socket, stdout, stderr: the gateway's ends. Kept here too, for a gateway that restarts."""
+        return self._gateway_ends
+
+    def open_channels(self) -> list[int]:
+        """Make the sockets and pipes; the helper's ends, for the zygote. They close with `close_helper_ends`."""
+        control, control_theirs = packets.packet_pair()
+        invocation, invocation_theirs = socket.socketpair()
+        out_read, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        err_read, err_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        for fd in (out_write, err_write):
+            os.set_blocking(fd, True)
+        self._control = PacketSocket(control)
+        self._undo.callback(self._control.close)
+        self._gateway_ends = [invocation.detach(), out_read, err_read]
+        for fd in self._gateway_ends:
+            self._undo.callback(os.close, fd)
+        self._theirs = [control_theirs, invocation_theirs, out_write, err_write]
+        return [control_theirs.fileno(), invocation_theirs.fileno(), out_write, err_write]
+
+    def spawn_descriptors(self) -> tuple[list[int], bool]:
+        """All descriptors a zygote needs to fork into this sandbox, and whether a cgroup directory is among them."""
+        join = self.cgroup.join_descriptors()
+        directory = [join.directory] if join.directory >= 0 else []
+        return [*self.open_channels(), self._network, self._mounts, *directory, *join.tasks], bool(directory)
+
+    def close_helper_ends(self) -> None:
+        """Close the helper's ends here, once its zygote has them."""
+        for end in self._theirs:
+            if isinstance(end, socket.socket):
+                end.close()
+            else:
+                os.close(end)
+        self._theirs = []
+
+    async def parked(self) -> dict[str, float]:
+        """Wait until the helper has isolated itself; its phases in ms. Raises StartError with the failed step."""
+        assert self._control is not None
+        data, _ = await self._control.receive()
+        if not data:
+            raise StartError("fork", "the helper ended before it was isolated")
+        try:
+            message = json.loads(data)
+            if message["kind"] == "failed":
+                text = os.strerror(int(message["errno"]))
+                raise StartError(str(message["step"]), f"{message['step']}: {text}")
+            return {str(name): int(ns) / 1e6 for name, ns in message["ns"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StartError("fork", "the helper sent a malformed report") from error
+
+    def assign(self, assignment: Assignment, code: int, environment: int | None, desk: MountDesk) -> None:
+        """Make it the function's: limits, code and environment attached from outside, then one message.
+
+        code, environment: detached mounts, consumed. May come before the helper runs: the message waits.
+        Raises OSError; the sandbox is to be killed then.
+        """
+        assert self._control is not None
+        self._set_limits(assignment.limits)
+        attachments = [Attachment(code, "code", "code")]
+        if environment is not None:
+            attachments.append(Attachment(environment, "opt/env", "environment"))
+        if assignment.limits.tmp_bytes != DEFAULT_LIMITS.tmp_bytes:
+            attachments.append(Attachment(mounts.tmpfs(assignment.limits.tmp_bytes), "tmp", "tmp"))
+        try:
+            with desk.inside(self._mounts):
+                for attachment in attachments:
+                    syscalls.move_mount(attachment.fd, "", dir_fd=self._targets[attachment.target])
+        finally:
+            for attachment in attachments:
+                os.close(attachment.fd)
+        self._control.send(_message(assignment))
+        self.assignment = assignment
+
+    def _set_limits(self, limits: Limits) -> None:
+        wanted = (limits.memory_bytes, limits.pids, limits.cpu_millis)
+        if wanted != (self._limits.memory_bytes, self._limits.pids, self._limits.cpu_millis):
+            self.cgroup.set_limits(limits)
+            self._limits = limits
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Stop or continue its processes."""
+        self.cgroup.freeze(frozen=frozen)
+        self.frozen = frozen
+
+    def kill(self, reason: str) -> None:
+        """SIGKILL for everything in it. Its exit is collected by the reaper."""
+        if not self.is_live:
+            return
+        self.reason = self.reason or reason
+        self.become(State.DYING)
+        self.cgroup.kill()
+
+    def release(self) -> None:
+        """Close every descriptor. The cgroup's directories are the caller's to remove. Idempotent."""
+        self.close_helper_ends()
+        self._undo.close()
+        self.cgroup.close()
+
+
+def _message(assignment: Assignment) -> bytes:
+    limits = assignment.limits
+    environ = {
+        "HOME": "/tmp",  # noqa: S108  the sandbox's own tmpfs
+        "LANG": "C.UTF-8",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PAGURUS_FUNCTION": assignment.function,
+        "PAGURUS_VERSION": assignment.version,
+        **assignment.environ,
+    }
+    return json.dumps(
+        {
+            "kind": "assign",
+            "function": assignment.function,
+            "version": assignment.version,
+            "handler": assignment.handler,
+            "environ": environ,
+            "memory_bytes": limits.memory_bytes,
+            "result_bytes": limits.result_bytes,
+        }
+    ).encode()
+
+
+async def prepare(
+    sandbox_id: SandboxId,
+    *,
+    zygote: ZygoteId,
+    uid: int,
+    environment: EnvironmentId | None,
+    cgroup: Cgroup,
+    user_namespace: UserNamespace,
+    tree: Sequence[Attachment],
+) -> Sandbox:
+    """An EMPTY sandbox: namespaces made by the zygote's builder, limits set.
+
+    cgroup: owned by the sandbox from the call on, also when it fails. tree: root, devices, environment...;
+    borrowed; proc, tmp and shm are added here. Raises StartError.
+    """
+    made: list[int] = []
+    own = [
+        Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "dev/shm", "shm"),
+        user_namespace.proc_attachment(),
+        Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "tmp", "tmp"),
+    ]
+    try:
+        cgroup.set_limits(DEFAULT_LIMITS)
+        cgroup.allow_entry(user_namespace.first_uid)
+        user_namespace.request_network()
+        user_namespace.request_mounts([*tree, *own])
+        made += await user_namespace.take_made()
+        made += await user_namespace.take_made()
+    except BaseException:
+        for fd in made:
+            os.close(fd)
+        cgroup.close()
+        cgroup.try_remove()
+        raise
+    finally:
+        for attachment in own:
+            os.close(attachment.fd)
+    return Sandbox(sandbox_id, zygote=zygote, uid=uid, environment=environment, cgroup=cgroup, namespaces=made)

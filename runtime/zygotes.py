@@ -1,0 +1,379 @@
+"""One zygote as pagurusd hosts it: its namespaces, its process, the sandboxes kept ready from it.
+
+Runs in pagurusd and wires runtime.sandbox and runtime.fork. Empty sandboxes (namespaces and cgroup, no process)
+and standbys (forked, isolated, parked) are made off the path of requests and refilled after use.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime import packets, syscalls
+from runtime.clock import Clock, SystemClock
+from runtime.config import Settings
+from runtime.errors import PagurusError, StartError
+from runtime.fork import client
+from runtime.fork.client import ZygoteClient
+from runtime.layers import Layers
+from runtime.model import Environment, EnvironmentId, Limits, RuntimeName, SandboxId, ZygoteId
+from runtime.protocol import ZygoteReady
+from runtime.reaper import Exit, Reaper
+from runtime.sandbox import mounts, sandbox, seccomp
+from runtime.sandbox.cgroup import Cgroup, CgroupTree
+from runtime.sandbox.identity import SandboxUids, UidRanges
+from runtime.sandbox.mounts import Attachment, MountDesk, Overlays
+from runtime.sandbox.sandbox import Sandbox, State
+from runtime.sandbox.userns import UserNamespace
+
+log = logging.getLogger("pagurus.zygote")
+
+REFILL_QUIET_S = 0.01  # after a start, the cores are the function's first
+REFILL_RETRY_S = 1.0
+ZYGOTE_TMP_BYTES = 16 << 20
+
+
+@dataclass(slots=True)
+class Parts:
+    """What all zygotes of a node share."""
+
+    settings: Settings
+    desk: MountDesk
+    cgroups: CgroupTree
+    reaper: Reaper
+    overlays: Overlays
+    layers: Layers
+    ranges: UidRanges
+    devices: int
+    bury: Callable[[Cgroup], None]
+    module: str = "zygote"  # the entry that runs inside; a benchmark adds messages of its own
+    clock: Clock = field(default_factory=SystemClock)
+
+
+class ZygoteHost:
+    """See the module. `on_parked(sandbox)` is called for each new standby, `on_end(host, reason)` once."""
+
+    def __init__(
+        self,
+        zygote_id: ZygoteId,
+        *,
+        runtime: RuntimeName,
+        environments: tuple[EnvironmentId, ...],
+        imports: tuple[str, ...],
+        parts: Parts,
+        on_parked: Callable[[Sandbox], None],
+        on_end: Callable[["ZygoteHost", str], None],
+        watch: Callable[[Sandbox, int], None],
+    ) -> None:
+        self.id = zygote_id
+        self.runtime = runtime
+        self.environments = environments
+        self._imports = imports
+        self._parts = parts
+        self._on_parked = on_parked
+        self._on_end = on_end
+        self._watch = watch
+        self._uids = SandboxUids()
+        self._count = 0
+        self._targets: dict[EnvironmentId | None, int] = {}
+        self._empty: dict[EnvironmentId | None, deque[Sandbox]] = {}
+        self._standbys: dict[EnvironmentId | None, set[SandboxId]] = {}
+        self._living: set[SandboxId] = set()
+        self._wanted = asyncio.Event()
+        self._last_use_s = 0.0
+        self._making = asyncio.Lock()
+        self._parent: Cgroup | None = None
+        self._cgroup: Cgroup | None = None
+        self._namespace: UserNamespace | None = None
+        self._client: ZygoteClient | None = None
+        self._first_uid = -1
+        self.is_ended = False
+        self.ready: ZygoteReady | None = None
+
+    async def start(self) -> ZygoteReady:
+        """Boot the interpreter, import, warm. Raises StartError; nothing stays then."""
+        started_s = self._parts.clock.monotonic_s()
+        try:
+            imported = await self._boot()
+        except BaseException:
+            self.end("start failed")
+            raise
+        assert self._cgroup is not None
+        self.ready = ZygoteReady(
+            zygote=self.id,
+            runtime=self.runtime,
+            environments=self.environments,
+            start_ms=(self._parts.clock.monotonic_s() - started_s) * 1000,
+            memory_bytes=self._cgroup.memory_bytes(),
+            import_ms=imported.import_ms,
+            failed=imported.failed,
+        )
+        return self.ready
+
+    async def _boot(self) -> client.Imported:
+        parts = self._parts
+        known = {name: parts.layers.environment(name) for name in self.environments}
+        self._first_uid = parts.ranges.acquire()
+        self._parent = parts.cgroups.create(self.id, holds_children=True)
+        self._parent.allow_entry(self._first_uid)
+        self._cgroup = parts.cgroups.create(f"{self.id}/zygote")
+        limits = Limits(memory_bytes=parts.settings.zygote_memory_bytes, pids=64, cpu_millis=100_000)
+        self._cgroup.set_limits(limits)
+        self._cgroup.allow_entry(self._first_uid)
+        tree = [*self._tree(None), Attachment(mounts.tmpfs(ZYGOTE_TMP_BYTES), "tmp", "tmp")]
+        if known:
+            union = parts.layers.environment_lowers(list(known))
+            tree.append(Attachment(parts.overlays.clone(f"union {self.id}", union), "opt/env", "environment"))
+        try:
+            self._namespace = await UserNamespace.create(
+                first_uid=self._first_uid,
+                cgroup=self._cgroup,
+                anchor=str(parts.layers.anchor),
+                tree=tree,
+                reaper=parts.reaper,
+            )
+        finally:
+            _close(tree)
+        return await self._launch(known)
+
+    async def _launch(self, known: dict[EnvironmentId, Environment]) -> client.Imported:
+        assert self._namespace is not None
+        ours, theirs = packets.packet_pair()
+        with theirs:
+            command = client.command(f"/usr/bin/{self.runtime}", self._parts.module)
+            launched = await self._namespace.launch(command, client.ENVIRON, control=theirs, prepare=lambda: None)
+        self._client = ZygoteClient(packets.PacketSocket(ours), launched.pid, launched.pidfd, self._parts.reaper)
+        self._parts.reaper.watch(launched.pid, self._zygote_exited)
+        return await self._client.configure(
+            imports=self._imports,
+            environments={name: environment.distributions for name, environment in known.items()},
+            zygote_filter=seccomp.zygote_program(),
+            helper_filter=seccomp.helper_program(),
+        )
+
+    async def run(self) -> None:
+        """Take the zygote's answers and keep the pools filled until it ends. Run as a task after `start`."""
+        assert self._client is not None
+        async with asyncio.TaskGroup() as group:
+            refill = group.create_task(self._refill())
+            await self._client.serve()
+            refill.cancel()
+        self.end("the zygote ended")
+
+    # --- pools
+
+    def set_targets(self, targets: dict[EnvironmentId | None, int]) -> None:
+        """How many standbys to keep, by the environment mounted in them."""
+        self._targets = dict(targets)
+        for environment in list(self._empty):
+            if environment not in targets:
+                for unused in self._empty.pop(environment):
+                    self._scrap(unused)
+        self._wanted.set()
+
+    async def take_empty(self, environment: EnvironmentId | None) -> Sandbox:
+        """An empty sandbox, from the pool or made now. Raises StartError."""
+        key = environment if environment in self.environments else None
+        self._last_use_s = self._parts.clock.monotonic_s()
+        self._wanted.set()
+        pool = self._empty.get(key)
+        if pool:
+            return pool.popleft()
+        return await self._make_empty(key)
+
+    def begin_fork(self, chosen: Sandbox) -> tuple[list[int], bool]:
+        """Open the sandbox's channels; what `finish_fork` sends to the zygote."""
+        chosen.become(State.SPAWNING)
+        return chosen.spawn_descriptors()
+
+    async def finish_fork(self, chosen: Sandbox, opened: tuple[list[int], bool], *, standby: bool) -> dict[str, float]:
+        """Let the zygote fork and wait until the helper is isolated; its phases in ms. Raises StartError."""
+        if self._client is None or self.is_ended:
+            raise StartError("fork", f"zygote {self.id} has ended")
+        descriptors, has_cgroup = opened
+        pid, pidfd = await self._client.spawn(
+            environment=chosen.environment,
+            hostname=chosen.id,
+            uid=chosen.uid,
+            standby=standby,
+            descriptors=descriptors,
+            has_cgroup=has_cgroup,
+        )
+        os.close(pidfd)
+        chosen.close_helper_ends()
+        chosen.pid = pid
+        self._watch(chosen, pid)
+        async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
+            return await chosen.parked()
+
+    def standby_taken(self, taken: Sandbox) -> None:
+        """A standby became a function's, or died."""
+        self._standbys.get(taken.environment, set()).discard(taken.id)
+        self._last_use_s = self._parts.clock.monotonic_s()
+        self._wanted.set()
+
+    def sandbox_gone(self, gone: Sandbox) -> None:
+        """A sandbox of this zygote is reaped: its uid is free, and the namespaces may go."""
+        self._uids.release(gone.uid)
+        self._living.discard(gone.id)
+        self.standby_taken(gone)
+        self._close_if_last()
+
+    async def _refill(self) -> None:
+        while not self.is_ended:
+            await self._wanted.wait()
+            quiet_s = self._last_use_s + REFILL_QUIET_S - self._parts.clock.monotonic_s()
+            if quiet_s > 0:
+                await asyncio.sleep(quiet_s)
+            try:
+                if not await self._refill_one():
+                    self._wanted.clear()
+            except (PagurusError, OSError, TimeoutError) as error:
+                log.warning("zygote=%s cannot refill: %s", self.id, error)
+                await asyncio.sleep(REFILL_RETRY_S)
+
+    async def _refill_one(self) -> bool:
+        """Make the most wanted thing; False when nothing is missing."""
+        for environment, count in self._targets.items():
+            pool = self._empty.setdefault(environment, deque())
+            standbys = self._standbys.setdefault(environment, set())
+            if len(standbys) < count:
+                await self._add_standby(environment)
+                return True
+            if len(pool) < self._parts.settings.shells_per_zygote:
+                pool.append(await self._make_empty(environment))
+                return True
+        return False
+
+    async def _add_standby(self, environment: EnvironmentId | None) -> None:
+        chosen = await self.take_empty(environment)
+        self._standbys[environment].add(chosen.id)
+        try:
+            await self.finish_fork(chosen, self.begin_fork(chosen), standby=True)
+        except BaseException as error:
+            self.fail(chosen, str(error))
+            raise
+        if chosen.state is State.SPAWNING:
+            chosen.become(State.PARKED)
+            self._on_parked(chosen)
+
+    def fail(self, chosen: Sandbox, error: str) -> None:
+        """A fork that went wrong: kill what there is of it."""
+        chosen.error = error
+        if chosen.pid > 0:
+            chosen.kill("start failed")
+        elif chosen.state is not State.GONE:
+            self._scrap(chosen)
+
+    async def _make_empty(self, environment: EnvironmentId | None) -> Sandbox:
+        if self.is_ended or self._namespace is None:
+            raise StartError("netns", f"zygote {self.id} has ended")
+        self._count += 1
+        name = SandboxId(f"{self.id}.{self._count}")
+        uid = self._uids.acquire()
+        tree = self._tree(environment)
+        try:
+            async with self._making:  # the builder answers in order
+                cgroup = self._parts.cgroups.create(f"{self.id}/{self._count}")
+                made = await sandbox.prepare(
+                    name,
+                    zygote=self.id,
+                    uid=uid,
+                    environment=environment,
+                    cgroup=cgroup,
+                    user_namespace=self._namespace,
+                    tree=tree,
+                )
+        except BaseException:
+            self._uids.release(uid)
+            raise
+        finally:
+            _close(tree)
+        self._living.add(name)
+        if self.is_ended:
+            self._scrap(made)
+            raise StartError("netns", f"zygote {self.id} has ended")
+        return made
+
+    def _tree(self, environment: EnvironmentId | None) -> list[Attachment]:
+        """Root and devices, and an environment if one is given: fresh clones, the caller's to close."""
+        parts = self._parts
+        root = parts.overlays.clone(f"root {self.runtime}", parts.layers.root_lowers(self.runtime))
+        tree = [Attachment(root, "", "root"), Attachment(_clone(parts.devices), "dev", "devices")]
+        if environment is not None:
+            lowers = parts.layers.environment_lowers([environment])
+            tree.append(Attachment(parts.overlays.clone(environment, lowers), "opt/env", "environment"))
+        return tree
+
+    def _scrap(self, unused: Sandbox) -> None:
+        """Give back a sandbox whose process never was, or is unknown."""
+        unused.cgroup.kill()
+        if unused.state is State.SPAWNING:
+            unused.become(State.DYING)
+        unused.become(State.GONE)
+        unused.release()
+        self._parts.bury(unused.cgroup)
+        self.sandbox_gone(unused)
+
+    # --- end
+
+    def end(self, reason: str) -> None:
+        """Stop forking: the zygote, its empty sandboxes and its standbys go; helpers of functions live on."""
+        if self.is_ended:
+            return
+        self.is_ended = True
+        if self._client is not None:
+            self._client.close()
+        for pool in self._empty.values():
+            for unused in pool:
+                self._scrap(unused)
+        self._empty.clear()
+        self._parts.overlays.forget(f"union {self.id}")
+        self._on_end(self, reason)
+        self._close_if_last()
+
+    def _close_if_last(self) -> None:
+        if not self.is_ended or self._living:
+            return
+        if self._namespace is not None:
+            self._namespace.close()
+            self._namespace = None
+        for cgroup in (self._cgroup, self._parent):
+            if cgroup is not None:
+                with contextlib.suppress(OSError):
+                    cgroup.kill()
+                cgroup.close()
+                self._parts.bury(cgroup)
+        self._cgroup = self._parent = None
+        if self._first_uid >= 0:
+            self._parts.ranges.release(self._first_uid)
+            self._first_uid = -1
+
+    def _zygote_exited(self, ended: Exit) -> None:
+        self.end(f"the zygote ended with {ended.describe()}")
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory charged to the zygote itself."""
+        return self._cgroup.memory_bytes() if self._cgroup is not None else 0
+
+    @property
+    def pid(self) -> int:
+        return self._client.pid if self._client is not None else -1
+
+    @property
+    def rootfs(self) -> Path:
+        return self._parts.layers.root_lowers(self.runtime)[-1]
+
+
+def _clone(mount: int) -> int:
+    return syscalls.open_tree("", dir_fd=mount)
+
+
+def _close(tree: list[Attachment]) -> None:
+    for attachment in tree:
+        os.close(attachment.fd)
