@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -119,7 +118,9 @@ class Client:
             connection.sock.settimeout(timeout_s)
             # A gateway that refuses an upload answers before it has read all, and closes: the answer says why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, self._prefix + path, body=body, headers=self._headers(headers))
+                connection.request(
+                    method, self._prefix + path, body=body, headers={"Accept": "application/json", **(headers or {})}
+                )
             return Answer(connection.getresponse(), connection)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -134,11 +135,6 @@ class Client:
             return json.loads(answer.read())
         except ValueError as error:
             raise UnreachableError(f"what answers at {self.url} is no Pagurus gateway: {error}") from error
-
-    def _headers(self, headers: Mapping[str, str] | None) -> dict[str, str]:
-        token = os.environ.get("PAGURUS_TOKEN")
-        own = {"Accept": "application/json", **(headers or {})}
-        return {**own, "Authorization": f"Bearer {token}"} if token else own
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
