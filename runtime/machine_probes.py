@@ -18,6 +18,7 @@ from pathlib import Path
 from runtime.config import Settings, listen_address
 from runtime.errors import RequirementError
 from runtime.kernel_probes import mount_of, mounts_now
+from runtime.model import RUNTIME_NAME_PATTERN
 
 # linux/capability.h
 CAPABILITIES = {
@@ -116,7 +117,8 @@ def base_rootfs(settings: Settings) -> str:
 
 def base_names(settings: Settings) -> list[str]:
     """The runtimes whose base rootfs is there."""
-    return sorted(path.name for path in Path(settings.state_dir, "rootfs").glob("python3.*") if path.is_dir())
+    found = Path(settings.state_dir, "rootfs").glob("python3.*")  # links beside the folders python3.11-DIGEST
+    return sorted(path.name for path in found if RUNTIME_NAME_PATTERN.fullmatch(path.name) and path.is_dir())
 
 
 def folder(path: str) -> str:

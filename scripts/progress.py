@@ -8,6 +8,8 @@ import os
 import sys
 import time
 
+REPEAT_S = 10.0  # a step that takes long is said again: it is alive
+
 
 def show(text: str, *, quiet: bool) -> None:
     if not quiet:
@@ -17,7 +19,7 @@ def show(text: str, *, quiet: bool) -> None:
 def main() -> int:
     quiet = bool(os.environ.get("QUIET"))
     started = time.monotonic()
-    last = ""
+    last, shown = "", started
     for line in sys.stdin:
         try:
             event = json.loads(line)
@@ -29,9 +31,10 @@ def main() -> int:
             fraction = event.get("fraction")
             share = "" if fraction is None else f" {fraction:4.0%}"
             text = f"{event.get('phase', '')}: {event.get('message', '')}"
-            if text != last:
-                show(f"{time.monotonic() - started:5.1f} s{share}  {text}", quiet=quiet)
-            last = text
+            now = time.monotonic()
+            if text != last or now - shown > REPEAT_S:
+                show(f"{now - started:5.1f} s{share}  {text}", quiet=quiet)
+                last, shown = text, now
         elif kind == "done":
             show(f"done in {time.monotonic() - started:.1f} s", quiet=quiet)
             return 0

@@ -31,9 +31,12 @@ class ProblemError(PagurusError):
         lines = [f"pagurus: {self.message} (HTTP {self.status})"]
         if self.document.get("detail"):
             lines.append(f"  {self.document['detail']}")
+        error = self.document.get("error")
+        if isinstance(error, dict) and error.get("type"):
+            lines.append(f"  {error['type']}: {error.get('message', '')}")
         if self.hint:
             lines.append(f"  next step: {self.hint}")
-        identifier = self.document.get("invocation_id") or self.document.get("invocation")
+        identifier = self.document.get("invocation")
         if isinstance(identifier, str):
             lines.append(f"  invocation: {identifier}")
         return "\n".join(lines)

@@ -54,12 +54,13 @@ def test_modules():
         machine.module("pagurus_no_such_module")
 
 
-def test_a_base_rootfs_is_a_folder_with_a_runtimes_name(tmp_path):
+def test_a_base_rootfs_has_a_runtimes_name(tmp_path):
     settings = Settings(state_dir=str(tmp_path))
     with pytest.raises(RequirementError, match="none in"):
         machine.base_rootfs(settings)
-    (tmp_path / "rootfs" / "python3.11").mkdir(parents=True)
-    (tmp_path / "rootfs" / "python3.11.partial").write_text("")
+    (tmp_path / "rootfs" / "python3.11-0123456789ab").mkdir(parents=True)
+    (tmp_path / "rootfs" / "python3.11").symlink_to("python3.11-0123456789ab")
+    (tmp_path / "rootfs" / "python3.12").symlink_to("python3.12-gone")
     assert machine.base_rootfs(settings) == "python3.11"
 
 

@@ -194,11 +194,18 @@ def test_a_users_exception_is_shown_as_python_shows_it(pagurus, gateway, nested)
 
 def test_a_problem_names_the_invocation(pagurus, gateway):
     gateway.problem(
-        "POST", "/v1/functions/hello/invocations", 504, title="timed out", detail="after 30 s", invocation_id="inv-9"
+        "POST", "/v1/functions/hello/invocations", 504, title="timed out", detail="after 30 s", invocation="inv-9"
     )
     done = pagurus("invoke", "hello")
     assert done.status == 1
     assert "timed out (HTTP 504)" in done.stderr and "inv-9" in done.stderr
+
+
+def test_an_error_without_traceback_is_a_problem_with_type_and_message(pagurus, gateway):
+    error = {"type": "SystemExit", "message": "7", "traceback": ""}
+    gateway.problem("POST", "/v1/functions/hello/invocations", 500, title="it ended its process", error=error)
+    stderr = pagurus("invoke", "hello").stderr
+    assert "it ended its process (HTTP 500)" in stderr and "SystemExit: 7" in stderr
 
 
 def test_names_are_quoted_in_paths(pagurus, gateway):
