@@ -24,15 +24,23 @@ class ProblemError(PagurusError):
         self.status = status
         self.document = dict(document)
         title = str(document.get("title") or http.client.responses.get(status, "the request failed"))
-        super().__init__(title, hint=str(document.get("hint") or document.get("next_step") or ""))
+        super().__init__(title, hint=str(document.get("hint") or ""))
+
+    @property
+    def traceback(self) -> str:
+        """The traceback of the function's own failure, or ''."""
+        error = self.document.get("error")
+        return str(error.get("traceback") or "") if isinstance(error, dict) else ""
 
     def describe(self) -> str:
         """Title, detail and next step, for people."""
-        lines = [f"pagurus: {self.message} (HTTP {self.status})"]
+        traceback = self.traceback
+        lines = [traceback.rstrip("\n")] if traceback else []
+        lines.append(f"pagurus: {self.message} (HTTP {self.status})")
         if self.document.get("detail"):
             lines.append(f"  {self.document['detail']}")
         error = self.document.get("error")
-        if isinstance(error, dict) and error.get("type"):
+        if isinstance(error, dict) and error.get("type") and not traceback:
             lines.append(f"  {error['type']}: {error.get('message', '')}")
         if self.hint:
             lines.append(f"  next step: {self.hint}")

@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +18,7 @@ from gateway.cli.archive import Packed, pack
 from gateway.cli.client import Client, ProblemError
 from runtime.errors import BuildError, ConfigError
 
+REPEAT_S = 10.0  # a step that takes long is said again: it is alive
 SIZE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMG]i?B|B|[KMG])?")
 SIZE_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30} | {
     f"{letter}{suffix}": base**power
@@ -177,12 +179,13 @@ class _Lines(AbstractContextManager["_Lines"]):
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent
         self._last = ""
+        self._said_s = 0.0
 
     def show(self, phase: str, message: str, fraction: float | None) -> None:
-        line = f"  {phase}: {message}"
-        if not self._silent and line != self._last:
+        line, now_s = f"  {phase}: {message}", time.monotonic()
+        if not self._silent and (line != self._last or now_s - self._said_s > REPEAT_S):
             click.echo(output.plain(line))
-        self._last = line
+            self._last, self._said_s = line, now_s
 
     def __exit__(self, *_: object) -> None:
         return None

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from gateway.cli import output
-from gateway.cli.client import Answer, Client, ProblemError
+from gateway.cli.client import Answer, Client
 
 PHASE_PATTERN = re.compile(r"([A-Za-z0-9_-]+)(?:;[^,]*?dur=([0-9.]+))?")
 
@@ -107,25 +107,12 @@ def _describe(how: dict[str, Any]) -> None:
 def _fail(answer: Answer, how: dict[str, Any], *, verbose: bool, as_json: bool) -> None:
     """Say what went wrong and end with status 1. A failure of the user's code is shown as Python shows it."""
     problem = answer.problem()
-    error = user_error(problem)
     if as_json:
         output.print_json({"problem": problem.document, **how})
         raise SystemExit(1)
-    if error is None:
+    if not problem.traceback:
         raise problem
-    click.echo(error.rstrip("\n"), err=True)
+    click.echo(problem.traceback.rstrip("\n"), err=True)
     if verbose:
         _describe(how)
     raise SystemExit(1)
-
-
-def user_error(problem: ProblemError) -> str | None:
-    """The traceback of a function's own failure, or None when the problem has none."""
-    nested = problem.document.get("error")
-    for source in (problem.document, nested if isinstance(nested, dict) else {}):
-        traceback = source.get("traceback")
-        if isinstance(traceback, list):
-            traceback = "".join(str(line) for line in traceback)
-        if isinstance(traceback, str) and traceback.strip():
-            return traceback
-    return None

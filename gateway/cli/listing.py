@@ -31,17 +31,9 @@ def _function_row(function: dict[str, Any]) -> list[str]:
         output.text(function.get("runtime")),
         output.text(function.get("handler")),
         output.size(limits.get("memory_bytes")),
-        _packages(function.get("environment")),
+        str(len(function.get("distributions") or ())),
         output.moment(function.get("created")),
     ]
-
-
-def _packages(environment: Any) -> str:
-    """What an environment holds: its number of distributions, or the start of its id."""
-    if isinstance(environment, dict):
-        distributions = environment.get("distributions")
-        return str(len(distributions)) if isinstance(distributions, list) else output.short(environment.get("id"))
-    return output.short(environment)
 
 
 @click.command("ps")
@@ -56,13 +48,13 @@ def list_sandboxes(url: str, *, as_json: bool) -> None:
         output.print_json({"sandboxes": sandboxes, "zygotes": zygotes})
         return
     output.print_table(
-        ("sandbox", "function", "state", "start", "memory", "pid", "zygote"),
+        ("sandbox", "function", "state", "memory", "pid", "uid", "zygote"),
         [_sandbox_row(sandbox) for sandbox in sandboxes],
         empty="no sandboxes",
     )
     click.echo()
     output.print_table(
-        ("zygote", "runtime", "state", "memory", "standbys", "imports"),
+        ("zygote", "runtime", "state", "memory", "standbys", "functions", "imports"),
         [_zygote_row(zygote) for zygote in zygotes],
         empty="no zygotes",
     )
@@ -70,27 +62,30 @@ def list_sandboxes(url: str, *, as_json: bool) -> None:
 
 def _sandbox_row(sandbox: dict[str, Any]) -> list[str]:
     return [
-        output.text(sandbox.get("id") or sandbox.get("sandbox")),
+        output.text(sandbox.get("id")),
         output.text(sandbox.get("function")),
         output.text(sandbox.get("state")),
-        output.text(sandbox.get("start_kind")),
         output.size(sandbox.get("memory_bytes")),
         output.text(sandbox.get("pid")),
+        output.text(sandbox.get("uid")),
         output.text(sandbox.get("zygote")),
     ]
 
 
 def _zygote_row(zygote: dict[str, Any]) -> list[str]:
-    imports = zygote.get("imports") or ()
-    standbys = zygote.get("standbys")
     return [
-        output.text(zygote.get("id") or zygote.get("zygote")),
+        output.text(zygote.get("id")),
         output.text(zygote.get("runtime")),
         output.text(zygote.get("state")),
         output.size(zygote.get("memory_bytes")),
-        str(len(standbys)) if isinstance(standbys, list) else output.text(standbys),
-        " ".join(str(module) for module in imports) or "-",
+        output.text(zygote.get("standbys")),
+        _words(zygote.get("functions")),
+        _words(zygote.get("imports")),
     ]
+
+
+def _words(values: Any) -> str:
+    return " ".join(str(value) for value in values or ()) or "-"
 
 
 @click.command("rm")

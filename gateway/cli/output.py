@@ -46,12 +46,8 @@ def size(value: Any) -> str:
 
 
 def moment(value: Any) -> str:
-    """A time stamp as the gateway gives it (seconds since 1970, or text) as local time."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        import time
-
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
-    return text(value)
+    """A time stamp of the gateway (RFC 3339, UTC) to the second."""
+    return text(value).partition(".")[0].replace("T", " ").rstrip("Z")
 
 
 def text(value: Any) -> str:

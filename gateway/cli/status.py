@@ -25,17 +25,22 @@ def status(url: str, *, as_json: bool) -> None:
 
 
 def _rows(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of the document by their dotted name; sizes in units; settings left to --json."""
+    """Leaves of the document by their dotted name; sizes in units."""
     for key, value in document.items():
         name = f"{prefix}{key}"
-        if key == "settings":
-            continue
-        if isinstance(value, dict):
+        if key == "checks" and isinstance(value, list):
+            failed = [str(check.get("name")) for check in value if isinstance(check, dict) and not check.get("ok")]
+            yield name, f"{len(value) - len(failed)} of {len(value)} passed" + _without(failed)
+        elif isinstance(value, dict):
             yield from _rows(value, f"{name}.")
         elif isinstance(value, list):
             yield name, _listed(value)
         else:
             yield name, output.size(value) if key.endswith("_bytes") else output.text(value)
+
+
+def _without(failed: list[str]) -> str:
+    return f"; not {', '.join(failed)}: see `pagurus doctor`" if failed else ""
 
 
 def _listed(values: list[Any]) -> str:
