@@ -16,6 +16,8 @@ LEAVES = {
     "runtime.clock",
     "runtime.config",
     "runtime.doctor",
+    "runtime.kernel_probes",
+    "runtime.machine_probes",
     "runtime.logs",
     "runtime.packets",
     "runtime.reaper",

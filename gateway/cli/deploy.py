@@ -1,0 +1,234 @@
+"""`pagurus deploy`: packs the code, uploads it, and shows how the build goes on. Runs in `pagurus`."""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import click
+
+from gateway.cli import output
+from gateway.cli.archive import Packed, pack
+from gateway.cli.client import Client, ProblemError
+from runtime.errors import BuildError, ConfigError
+
+REPEAT_S = 10.0  # a step that takes long is said again: it is alive
+SIZE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMG]i?B|B|[KMG])?")
+SIZE_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30} | {
+    f"{letter}{suffix}": base**power
+    for power, letter in enumerate("KMG", start=1)
+    for suffix, base in (("iB", 1024), ("B", 1000))
+}
+
+
+def parse_size(value: str) -> int:
+    """Bytes of a number with or without a unit: 268435456, 256MiB, 1GB."""
+    match = SIZE_PATTERN.fullmatch(value)
+    if not match:
+        raise click.BadParameter(f"{value!r} is no size such as 256MiB")
+    return int(float(match[1]) * SIZE_UNITS[match[2] or ""])
+
+
+def parse_variable(value: str) -> tuple[str, str]:
+    """NAME=VALUE as a pair."""
+    name, separator, content = value.partition("=")
+    if not separator or not name:
+        raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE")
+    return name, content
+
+
+@click.command()
+@click.argument("name")
+@click.argument("path", type=click.Path(path_type=Path), default=Path())
+@click.option("--handler", default="main.main", show_default=True, help="MODULE.FUNCTION to call.")
+@click.option("--runtime", help="Interpreter, such as python3.11.  [default: the node's]")
+@click.option(
+    "--requirements",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of requirements.  [default: requirements.txt in PATH, if there]",
+)
+@click.option("--memory", type=parse_size, metavar="SIZE", help="Memory of one sandbox, such as 256MiB.")
+@click.option("--cpu", type=click.FloatRange(0, min_open=True), help="Cores of one sandbox, such as 0.5.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one invocation may take.")
+@click.option("--pids", type=click.IntRange(1), help="Processes and threads of one sandbox.")
+@click.option(
+    "--env", "environ", type=parse_variable, multiple=True, metavar="NAME=VALUE", help="For the function; repeatable."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the function as JSON and nothing else.")
+@click.pass_obj
+def deploy(
+    url: str,
+    name: str,
+    path: Path,
+    *,
+    handler: str,
+    runtime: str | None,
+    requirements: Path | None,
+    memory: int | None,
+    cpu: float | None,
+    timeout: float | None,
+    pids: int | None,
+    environ: tuple[tuple[str, str], ...],
+    as_json: bool,
+) -> None:
+    """Deploy the function NAME from PATH: a folder with main.py, a .py file, a zip or a tar.
+
+    The requirements are resolved and installed now, so that what cannot be built fails here and not at a call.
+    """
+    limits = {
+        "memory_bytes": memory,
+        "cpu_millis": None if cpu is None else max(1, round(cpu * 1000)),
+        "timeout_s": timeout,
+        "pids": pids,
+    }
+    settings = {
+        "runtime": runtime,
+        "handler": handler,
+        "requirements": _read_requirements(path, requirements),
+        "limits": {key: value for key, value in limits.items() if value is not None},
+        "environ": dict(environ),
+    }
+    packed = pack(path)
+    if not as_json:
+        files = "" if packed.files is None else f"{packed.files} files, "
+        click.echo(f"{name}: uploading {files}{output.size(len(packed.data))}")
+    function = _upload(Client(url), name, {k: v for k, v in settings.items() if v is not None}, packed, as_json=as_json)
+    if as_json:
+        output.print_json(function)
+    else:
+        click.echo(f"{name}: deployed, version {output.short(function.get('version'))}")
+        click.echo(f"try: pagurus invoke {name}")
+
+
+def _read_requirements(path: Path, chosen: Path | None) -> str | None:
+    beside = path / "requirements.txt"
+    file = chosen or (beside if path.is_dir() and beside.is_file() else None)
+    if file is None:
+        return None
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+
+
+def _upload(client: Client, name: str, settings: dict[str, Any], packed: Packed, *, as_json: bool) -> dict[str, Any]:
+    boundary = f"pagurus-{secrets.token_hex(16)}"
+    body = _form(boundary, settings, packed)
+    answer = client.request(
+        "PUT",
+        f"/v1/functions/{quote(name, safe='')}",
+        body=body,
+        headers={
+            "Accept": "application/x-ndjson",
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+        },
+    )
+    if answer.status not in (200, 201):
+        raise answer.problem()
+    if answer.content_type != "application/x-ndjson":
+        function = json.loads(answer.read())
+        return dict(function.get("function", function))
+    with _progress(as_json=as_json) as progress:
+        return _follow(answer.lines(), progress)
+
+
+def _form(boundary: str, settings: dict[str, Any], packed: Packed) -> bytes:
+    """multipart/form-data (RFC 7578) with the parts `settings` and `code`."""
+    filename = re.sub(r"[^A-Za-z0-9._-]", "_", packed.filename)
+    return b"".join(
+        [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="settings"\r\n'.encode(),
+            b"Content-Type: application/json\r\n\r\n",
+            json.dumps(settings).encode(),
+            f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="code"; filename="{filename}"\r\n'.encode(),
+            b"Content-Type: application/octet-stream\r\n\r\n",
+            packed.data,
+            f"\r\n--{boundary}--\r\n".encode(),
+        ]
+    )
+
+
+class Progress(Protocol):
+    """Where the steps of a build are shown."""
+
+    def show(self, phase: str, message: str, fraction: float | None) -> None: ...
+
+
+def _follow(events: Iterator[dict[str, Any]], progress: Progress) -> dict[str, Any]:
+    for event in events:
+        kind = event.get("event")
+        if kind == "progress":
+            progress.show(str(event.get("phase", "")), str(event.get("message", "")), event.get("fraction"))
+        elif kind == "done":
+            return dict(event["function"])
+        elif kind == "problem":
+            document = event["problem"] if isinstance(event.get("problem"), dict) else event
+            raise ProblemError(int(document.get("status", 500)), document)
+    raise BuildError("internal", "the gateway ended its answer before the build was done", hint="see pagurusd's log")
+
+
+class _Lines(AbstractContextManager["_Lines"]):
+    """Progress as lines, for pipes and log files; none at all when silent."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self._silent = silent
+        self._last = ""
+        self._said_s = 0.0
+
+    def show(self, phase: str, message: str, fraction: float | None) -> None:
+        line, now_s = f"  {phase}: {message}", time.monotonic()
+        if not self._silent and (line != self._last or now_s - self._said_s > REPEAT_S):
+            click.echo(output.plain(line))
+            self._last, self._said_s = line, now_s
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class _Bars(AbstractContextManager["_Bars"]):
+    """Progress as a bar a phase, for a terminal."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._bars = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.fields[phase]:<14}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
+        self._phase = ""
+        self._task: Any = None
+
+    def __enter__(self) -> "_Bars":
+        self._bars.start()
+        return self
+
+    def show(self, phase: str, message: str, fraction: float | None) -> None:
+        if phase != self._phase:
+            self._finish()
+            self._phase, self._task = phase, self._bars.add_task("", total=None, phase=output.plain(phase))
+        known: dict[str, Any] = {} if fraction is None else {"total": 1.0, "completed": fraction}
+        self._bars.update(self._task, description=output.plain(message), **known)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, total=1.0, completed=1.0)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+        self._bars.stop()
+
+
+def _progress(*, as_json: bool) -> "_Lines | _Bars":
+    return _Bars() if output.is_terminal() and not as_json else _Lines(silent=as_json)
