@@ -97,6 +97,7 @@ class _Inflated:
 
     def read(self, count: int) -> bytes:
         """1..count bytes, or none at the end. Raises EOFError when the file is cut, and what decoders raise."""
+        is_last = False
         while True:
             if self._decoder.eof:
                 data = self._next_stream()
@@ -104,12 +105,13 @@ class _Inflated:
                     return b""
             elif self._decoder.needs_input:
                 data = self._file.read(INPUT_BYTES)
-                if not data:
-                    raise EOFError("the compressed data ends too early")
+                is_last = not data  # zlib may still hold output, so one try more
             else:
                 data = b""
             if chunk := self._decoder.decompress(data, count):
                 return chunk
+            if is_last and not self._decoder.eof:
+                raise EOFError("the compressed data ends too early")
 
     def _next_stream(self) -> bytes:
         """The start of the next stream, for a new decoder; zeros and nothing else may follow the last one."""

@@ -9,7 +9,7 @@ import re
 import selectors
 import shutil
 import signal
-import subprocess  # noqa: S404
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

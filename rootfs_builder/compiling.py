@@ -5,6 +5,7 @@ source, not the one at which it was compiled. Runs in the builder; the workers a
 """
 
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,3 +102,18 @@ def _failure(interpreter: Interpreter, status: int, line: str) -> BuildError:
         return trees.writing_failed(OSError(int(line[1:]), os.strerror(int(line[1:]))), "compile the packages")
     return BuildError("install", f"cannot compile the packages: {interpreter.argv[-1]} ended with {status}: {line}")
 
+
+def rootfs_interpreter(rootfs: Path, version: str) -> Interpreter:
+    """The interpreter of a base rootfs, run without chroot by the rootfs's own loader and libraries.
+
+    Needs no privilege and no interpreter of that version on the host. Raises BuildError when it is not there.
+    """
+    loaders = sorted([*rootfs.glob("lib64/ld-linux-*.so.*"), *rootfs.glob("lib/ld-linux-*.so.*")])
+    python = rootfs / "usr/bin" / f"python{version}"
+    if not loaders or not python.exists():
+        raise BuildError("internal", f"no interpreter in {rootfs}", hint="build the base rootfs again")
+    triplet = f"{platform.machine()}-linux-gnu"
+    loader = trees.resolved_below(rootfs, loaders[0])
+    libraries = ":".join(f"{rootfs}/{place}/{triplet}" for place in ("lib", "usr/lib"))
+    argv = (str(loader), "--library-path", libraries, str(python))
+    return Interpreter(argv, version, {"PYTHONHOME": f"{rootfs}/usr"})

@@ -110,3 +110,11 @@ def _content(entry: Entry) -> bytes:
         return os.readlink(entry.full)
     with open(entry.full, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def resolved_below(root: Path, path: Path) -> Path:
+    """Follow a symbolic link at path as if root were '/'; one level. Raises OSError."""
+    if not path.is_symlink():
+        return path
+    target = os.readlink(path)
+    return root / target.lstrip("/") if target.startswith("/") else path.parent / target
