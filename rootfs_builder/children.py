@@ -23,17 +23,18 @@ _ANSI = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One program to run. `environ` is all it gets; `stdin` is its standard input."""
+    """One program to run. `environ` is all it gets; `stdin` is its standard input. Its stdout may be dropped."""
 
     argv: tuple[str, ...]
     environ: Mapping[str, str]
     directory: str = "/"
     stdin: bytes = b""
+    drops_stdout: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a child ended: its exit status (negative: signal) and the end of stdout and stderr together."""
+    """How a child ended: its exit status (negative: signal) and the end of stdout (if kept) and stderr together."""
 
     status: int
     output: str
@@ -102,8 +103,8 @@ class _Child:
                 self.process = subprocess.Popen(
                     (*prefix, *command.argv),
                     stdin=stdin,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
+                    stdout=subprocess.DEVNULL if command.drops_stdout else subprocess.PIPE,
+                    stderr=subprocess.PIPE if command.drops_stdout else subprocess.STDOUT,
                     env=dict(command.environ),
                     cwd=command.directory,
                     process_group=0,
@@ -113,8 +114,9 @@ class _Child:
                 _live.is_spawning = False
                 if _live.is_stopping:
                     _kill_all_and_exit()
-        assert self.process.stdout is not None
-        self.pipe = self.process.stdout
+        pipe = self.process.stderr if command.drops_stdout else self.process.stdout
+        assert pipe is not None
+        self.pipe = pipe
         self._output = bytearray()
         self._line = bytearray()
 

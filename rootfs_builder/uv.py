@@ -63,8 +63,16 @@ class Uv:
         common = ("--no-config", "--no-progress", "--no-python-downloads", "--only-binary", ":all:")
         target = ("--python", self.python, "--python-version", self.suite.python)
         argv = (*program(), "pip", *arguments, *common, *target, "--python-platform", self.suite.uv_platform())
-        command = Command(argv, self.environ, directory=str(self.directory))
-        return run(command, on_line=lambda line: reporter.progress(phase, line.strip()), on_idle=reporter.alive)
+        command = Command(argv, self.environ, directory=str(self.directory), drops_stdout=True)  # it repeats the lock
+        has_failed = False
+
+        def on_line(line: str) -> None:
+            nonlocal has_failed
+            has_failed = has_failed or line.startswith("error:")
+            if not has_failed:  # the failure says the rest
+                reporter.progress(phase, line.strip())
+
+        return run(command, on_line=on_line, on_idle=reporter.alive)
 
 
 def program() -> tuple[str, ...]:
