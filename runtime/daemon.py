@@ -63,7 +63,7 @@ def main(
     overrides = {"state_dir": state_dir, "run_dir": run_dir, "listen": listen, "log_level": log_level}
     try:
         settings = config.load(config_path, os.environ, overrides)
-        logs.set_up(settings.log_level)
+        logs.configure(settings.log_level)
         checks = _require(settings, verbose=check)
         if check:
             return
