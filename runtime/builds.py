@@ -17,9 +17,9 @@ from runtime import spawned
 from runtime.errors import BuildError, PagurusError
 from runtime.layers import Layers
 from runtime.model import DIGEST_PATTERN, CodeId, Environment, EnvironmentId, Limits
+from runtime.parts import Parts
 from runtime.protocol import BuildFailed, BuildProgress, BuildSucceeded, BuildVersion
 from runtime.sandbox.cgroup import Cgroup
-from runtime.zygotes import Parts
 
 _LINE_BYTES_MAX = 1 << 20
 _BUILDER_LIMITS = Limits(memory_bytes=2 << 30, pids=256, cpu_millis=100_000)

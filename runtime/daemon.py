@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
+import resource
 import signal
 import socket
 import sys
@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
+import msgspec
 import uvloop
 
 from runtime import config, doctor, logs, protocol
@@ -25,12 +26,9 @@ from runtime.errors import ConfigError, PagurusError, RequirementError
 from runtime.gateway_process import GatewayProcess
 from runtime.layers import Layers
 from runtime.node import Node
-from runtime.reaper import Reaper
-from runtime.sandbox import identity, mounts
+from runtime.parts import Parts, open_parts
+from runtime.sandbox import identity
 from runtime.sandbox.cgroup import Cgroup, CgroupTree
-from runtime.sandbox.identity import UidRanges
-from runtime.sandbox.mounts import MountDesk, Overlays
-from runtime.zygotes import Parts
 
 log = logging.getLogger("pagurus.daemon")
 
@@ -143,38 +141,18 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
-        identity.adopt_orphans()
         identity.set_resource_limits(open_files=_open_files_max())
-        layers = Layers(settings)
-        layers.open()
-        reaper = Reaper()
-        run = f"{int(time.time()):x}{secrets.token_hex(3)}"
-        node_id = _node_id(Path(settings.state_dir))
-        cgroups = CgroupTree.detect(settings.cgroup_parent, node=node_id, run=run)
-        await _clear_leftovers(cgroups, layers)
-        desk = MountDesk(layers.anchor)
-        parts = Parts(
-            settings=settings,
-            desk=desk,
-            cgroups=cgroups,
-            reaper=reaper,
-            overlays=Overlays(desk),
-            layers=layers,
-            ranges=UidRanges(settings.uid_base, settings.zygotes_max),
-            devices=mounts.devices(),
-            bury=lambda cgroup: None,
-        )
+        parts = open_parts(settings)
+        await _clear_leftovers(parts.cgroups, parts.layers)
         with _listener(settings) as listener:
-            welcome = self._welcome(node_id, run, layers)
-            gateway = GatewayProcess(settings, listener, welcome, reaper)
+            welcome = self._welcome(parts)
+            gateway = GatewayProcess(settings, listener, welcome, parts.reaper)
             node = Node(parts, gateway.send)
             gateway.attach(node)
             try:
                 await self._serve(node, gateway)
             finally:
-                parts.overlays.close()
-                cgroups.try_remove()
-                reaper.close()
+                parts.close()
 
     async def _serve(self, node: Node, gateway: GatewayProcess) -> None:
         async with asyncio.TaskGroup() as group:
@@ -210,16 +188,14 @@ class _Daemon:
             log.warning("stopping now")
             self._hurry.set()
 
-    def _welcome(self, node_id: str, run: str, layers: Layers) -> protocol.Welcome:
-        import msgspec
-
-        runtimes = layers.runtimes()
+    def _welcome(self, parts: Parts) -> protocol.Welcome:
+        runtimes = parts.layers.runtimes()
         if not runtimes:
             raise RequirementError("no base root file system", hint="run scripts/setup")
         return protocol.Welcome(
             protocol=protocol.VERSION,
-            node=node_id,
-            run=run,
+            node=parts.node,
+            run=parts.run,
             version=version("pagurus"),
             settings=msgspec.to_builtins(self._settings),
             runtimes=runtimes,
@@ -265,19 +241,7 @@ def _listener(settings: Settings) -> socket.socket:
     return listener
 
 
-def _node_id(state_dir: Path) -> str:
-    path = state_dir / "node-id"
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text().strip()
-    beside = path.with_name(".node-id")
-    beside.write_text(f"n{secrets.token_hex(4)}\n")
-    os.rename(beside, path)
-    return path.read_text().strip()
-
-
 def _open_files_max() -> int:
-    import resource
-
     return min(1 << 20, max(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 

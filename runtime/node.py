@@ -15,10 +15,11 @@ from runtime import protocol
 from runtime.builds import Builds
 from runtime.errors import PagurusError, StartError
 from runtime.model import Assignment, EnvironmentId, SandboxId, ZygoteId
+from runtime.parts import Parts
 from runtime.reaper import Exit
 from runtime.sandbox.cgroup import Cgroup
 from runtime.sandbox.sandbox import Sandbox, State
-from runtime.zygotes import Parts, ZygoteHost
+from runtime.zygotes import ZygoteHost
 
 log = logging.getLogger("pagurus.node")
 
