@@ -1,1 +1,1 @@
-"""Base root file systems, locks, environments and code trees; runs as a process of its own."""
+"""Base rootfs and functions' code and packages: unpacks, resolves, installs. A process of its own, one per build."""

@@ -1,9 +1,12 @@
 """SEQPACKET sockets that carry descriptors, for the event loop and for blocking children. A leaf."""
 
+import array
 import asyncio
 import os
 import socket
+import struct
 from collections import deque
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +15,7 @@ from runtime.errors import ProtocolError
 PACKET_BYTES_MAX = 1 << 20
 DESCRIPTORS_MAX = 16
 QUEUE_MAX = 10_000
+_UCRED = struct.Struct("iii")  # struct ucred: pid, uid, gid
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h; not in the socket module
 
 
@@ -24,17 +28,44 @@ def packet_pair() -> tuple[socket.socket, socket.socket]:
     return pair
 
 
-def receive(end: socket.socket) -> tuple[bytes, list[int]]:
-    """One packet and its descriptors (close-on-exec, the caller's). b'' at the end of the stream.
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet. `descriptors` are close-on-exec and the receiver's; `sender` is (pid, uid, gid) by the kernel,
+
+    if the receiving end asked for it (`ask_for_sender`).
+    """
+
+    data: bytes
+    descriptors: list[int]
+    sender: tuple[int, int, int] | None = None
+
+
+def ask_for_sender(end: socket.socket) -> None:
+    """Let the kernel attach the sender's credentials to every packet that `end` receives."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
+def receive(end: socket.socket) -> Packet:
+    """One packet; its data is b'' at the end of the stream.
 
     Raises BlockingIOError on an empty non-blocking socket, ProtocolError for one that was cut off.
     """
-    data, descriptors, flags, _ = socket.recv_fds(end, PACKET_BYTES_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+    space = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4) + socket.CMSG_SPACE(_UCRED.size)
+    data, ancillary, flags, _ = end.recvmsg(PACKET_BYTES_MAX, space, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    sender: tuple[int, int, int] | None = None
+    for level, kind, content in ancillary:
+        if level != socket.SOL_SOCKET:
+            continue
+        if kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+        elif kind == socket.SCM_CREDENTIALS:
+            sender = _UCRED.unpack(content[: _UCRED.size])
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         for fd in descriptors:
             os.close(fd)
         raise ProtocolError("a packet was longer than its reader expects")
-    return data, descriptors
+    return Packet(data, list(descriptors), sender)
 
 
 class PacketSocket:
@@ -49,7 +80,7 @@ class PacketSocket:
         self._end = end
         self._loop = asyncio.get_running_loop()
         self._outgoing: deque[tuple[bytes, list[int]]] = deque()
-        self._incoming: deque[tuple[bytes, list[int]]] = deque()
+        self._incoming: deque[Packet] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
         self._loop.add_reader(end.fileno(), self._readable)
@@ -71,11 +102,11 @@ class PacketSocket:
         self._outgoing.append((data, [os.dup(fd) for fd in descriptors or []]))
         self._loop.add_writer(self._end.fileno(), self._writable)
 
-    async def receive(self) -> tuple[bytes, list[int]]:
-        """The next packet and its descriptors, which the caller owns; b'' when the peer has gone."""
+    async def receive(self) -> Packet:
+        """The next packet, whose descriptors the caller owns; its data is b'' when the peer has gone."""
         while not self._incoming:
             if self._is_closed:
-                return b"", []
+                return Packet(b"", [])
             assert self._waiter is None, "one reader only"
             self._waiter = self._loop.create_future()
             try:
@@ -92,9 +123,9 @@ class PacketSocket:
         self._loop.remove_reader(self._end.fileno())
         self._loop.remove_writer(self._end.fileno())
         self._end.close()
-        for _, descriptors in (*self._outgoing, *self._incoming):
-            for fd in descriptors:
-                os.close(fd)
+        queued = [*(fds for _, fds in self._outgoing), *(packet.descriptors for packet in self._incoming)]
+        for fd in (fd for fds in queued for fd in fds):
+            os.close(fd)
         self._outgoing.clear()
         self._incoming.clear()
         self._wake()
@@ -107,13 +138,13 @@ class PacketSocket:
 
     def _readable(self) -> None:
         try:
-            data, descriptors = receive(self._end)
+            packet = receive(self._end)
         except BlockingIOError:
             return
         except (OSError, ProtocolError):
-            data, descriptors = b"", []
-        self._incoming.append((data, descriptors))
-        if not data:
+            packet = Packet(b"", [])
+        self._incoming.append(packet)
+        if not packet.data:
             self._loop.remove_reader(self._end.fileno())
         self._wake()
 

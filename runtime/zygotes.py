@@ -10,23 +10,20 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime import packets, syscalls
-from runtime.clock import Clock, SystemClock
-from runtime.config import Settings
 from runtime.errors import PagurusError, StartError
 from runtime.fork import client
 from runtime.fork.client import ZygoteClient
-from runtime.layers import Layers
 from runtime.model import Environment, EnvironmentId, Limits, RuntimeName, SandboxId, ZygoteId
+from runtime.parts import Parts
 from runtime.protocol import ZygoteReady
-from runtime.reaper import Exit, Reaper
+from runtime.reaper import Exit
 from runtime.sandbox import mounts, sandbox, seccomp
-from runtime.sandbox.cgroup import Cgroup, CgroupTree
-from runtime.sandbox.identity import SandboxUids, UidRanges
-from runtime.sandbox.mounts import Attachment, MountDesk, Overlays
+from runtime.sandbox.cgroup import Cgroup
+from runtime.sandbox.identity import SandboxUids
+from runtime.sandbox.mounts import Attachment
 from runtime.sandbox.sandbox import Sandbox, State
 from runtime.sandbox.userns import UserNamespace
 
@@ -35,23 +32,6 @@ log = logging.getLogger("pagurus.zygote")
 REFILL_QUIET_S = 0.01  # after a start, the cores are the function's first
 REFILL_RETRY_S = 1.0
 ZYGOTE_TMP_BYTES = 16 << 20
-
-
-@dataclass(slots=True)
-class Parts:
-    """What all zygotes of a node share."""
-
-    settings: Settings
-    desk: MountDesk
-    cgroups: CgroupTree
-    reaper: Reaper
-    overlays: Overlays
-    layers: Layers
-    ranges: UidRanges
-    devices: int
-    bury: Callable[[Cgroup], None]
-    module: str = "zygote"  # the entry that runs inside; a benchmark adds messages of its own
-    clock: Clock = field(default_factory=SystemClock)
 
 
 class ZygoteHost:
@@ -207,6 +187,8 @@ class ZygoteHost:
         chosen.close_helper_ends()
         chosen.pid = pid
         self._watch(chosen, pid)
+        if not chosen.is_live:
+            chosen.cgroup.kill()  # it was killed before it had a process
         async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
             return await chosen.parked()
 

@@ -78,7 +78,7 @@ class ZygoteClient:
         self._control.send(json.dumps(message).encode())
         try:
             async with asyncio.timeout(CONFIGURE_TIMEOUT_S):
-                data, _ = await self._control.receive()
+                data = (await self._control.receive()).data
         except TimeoutError:
             raise StartError("imports", f"the zygote's imports took more than {CONFIGURE_TIMEOUT_S:.0f} s") from None
         if not data:
@@ -141,10 +141,8 @@ class ZygoteClient:
     async def serve(self) -> None:
         """Take its answers until it ends. The owner runs this as a task once it is configured."""
         while True:
-            data, descriptors = await self._control.receive()
-            if not data:
-                break
-            if not self._take(data, descriptors):
+            packet = await self._control.receive()
+            if not packet.data or not self._take(packet.data, packet.descriptors):
                 break
         self.close()
 

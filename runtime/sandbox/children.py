@@ -63,15 +63,15 @@ def report(end: socket.socket, step: str, error: BaseException) -> None:
 
 async def answer(channel: PacketSocket, what: str) -> tuple[dict[str, object], list[int]]:
     """The next report of a child. Raises StartError with the child's step when it failed or is gone."""
-    data, descriptors = await channel.receive()
-    if not data:
+    packet = await channel.receive()
+    if not packet.data:
         raise StartError("fork", f"cannot start {what}: its process ended early")
-    message = json.loads(data)
+    message = json.loads(packet.data)
     if "failed" in message:
-        for fd in descriptors:
+        for fd in packet.descriptors:
             os.close(fd)
         raise StartError(str(message["failed"]), f"cannot start {what}: {message['message']}")
-    return message, descriptors
+    return message, packet.descriptors
 
 
 def redirect_standard_streams() -> None:

@@ -98,3 +98,13 @@ def set_resource_limits(*, open_files: int = 1024) -> None:
     """No core dumps, and a bounded number of open files, for this process and all it forks."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+
+
+def forbid_new_privileges() -> None:
+    """No set-user-ID program gives this process or its children anything."""
+    prctl.set_no_new_privs(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose parent ends (the init of a zygote's pid namespace)."""
+    prctl.set_child_subreaper(1)

@@ -45,10 +45,10 @@ def serve(end: socket.socket, steps: Steps, *, user_namespace: int, anchor: str)
     os.chdir("/")
     channel.send(b"{}")
     while True:
-        data, descriptors = packets.receive(channel)
-        if not data:
+        packet = packets.receive(channel)
+        if not packet.data:
             return
-        _answer(channel, json.loads(data), descriptors, namespaces, home)
+        _answer(channel, json.loads(packet.data), packet.descriptors, namespaces, home)
 
 
 def _answer(channel: socket.socket, request: dict[str, str], given: list[int], namespaces: int, home: int) -> None:

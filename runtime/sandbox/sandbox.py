@@ -127,7 +127,7 @@ class Sandbox:
     async def parked(self) -> dict[str, float]:
         """Wait until the helper has isolated itself; its phases in ms. Raises StartError with the failed step."""
         assert self._control is not None
-        data, _ = await self._control.receive()
+        data = (await self._control.receive()).data
         if not data:
             raise StartError("fork", "the helper ended before it was isolated")
         try:

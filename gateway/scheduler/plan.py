@@ -1,0 +1,92 @@
+"""Which zygotes a node should have: base zygotes, and unions of environments without conflict. Pure."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from runtime.model import Environment, EnvironmentId, RuntimeName, ZygoteId
+from runtime.protocol import StandbyTarget
+
+ENVIRONMENTS_PER_ZYGOTE_MAX = 500  # keeps EnsureZygote below protocol.MESSAGE_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteSpec:
+    """One zygote as it should be. No environments: the base zygote of its runtime."""
+
+    id: ZygoteId
+    runtime: RuntimeName
+    environments: tuple[EnvironmentId, ...]
+    imports: tuple[str, ...]
+    standbys: tuple[StandbyTarget, ...]
+
+
+@dataclass(slots=True)
+class _Union:
+    runtime: RuntimeName
+    members: list[Environment] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def takes(self, environment: Environment) -> bool:
+        if environment.runtime != self.runtime or len(self.members) >= ENVIRONMENTS_PER_ZYGOTE_MAX:
+            return False
+        return all(self.versions.get(one.name, one.version) == one.version for one in environment.distributions)
+
+    def add(self, environment: Environment) -> None:
+        self.members.append(environment)
+        self.versions.update({one.name: one.version for one in environment.distributions})
+
+
+def base_zygote_id(runtime: RuntimeName) -> ZygoteId:
+    """Id of the zygote that holds the standard library only."""
+    return ZygoteId(f"base-{runtime}")
+
+
+def package_zygote_id(runtime: RuntimeName, environments: Iterable[EnvironmentId]) -> ZygoteId:
+    """Id of the zygote with the union of `environments`: equal sets, equal ids."""
+    content = json.dumps([runtime, sorted(environments)])
+    return ZygoteId("z-" + hashlib.sha256(content.encode()).hexdigest()[:12])
+
+
+def plan_zygotes(
+    runtimes: Sequence[RuntimeName],
+    environments: Iterable[Environment],
+    *,
+    standbys_per_zygote: int,
+    zygotes_max: int,
+) -> list[ZygoteSpec]:
+    """Base zygotes first, then package zygotes, packed greedily by falling size; at most `zygotes_max`.
+
+    environments: those of all deployed functions. What does not fit under `zygotes_max` starts cold.
+    """
+    specs = [
+        ZygoteSpec(base_zygote_id(runtime), runtime, (), (), (_target(None, standbys_per_zygote),))
+        for runtime in runtimes
+    ]
+    unions: list[_Union] = []
+    distinct = {environment.id: environment for environment in environments if environment.runtime in runtimes}
+    for environment in sorted(distinct.values(), key=lambda one: (-len(one.distributions), one.id)):
+        union = next((union for union in unions if union.takes(environment)), None)
+        if union is None:
+            union = _Union(environment.runtime)
+            unions.append(union)
+        union.add(environment)
+    specs += [_package_spec(union, standbys_per_zygote) for union in unions]
+    return specs[: max(zygotes_max, len(runtimes))]
+
+
+def _package_spec(union: _Union, standbys_per_zygote: int) -> ZygoteSpec:
+    ids = sorted(environment.id for environment in union.members)
+    imports = sorted({name for environment in union.members for name in environment.imports})
+    return ZygoteSpec(
+        package_zygote_id(union.runtime, ids),
+        union.runtime,
+        tuple(ids),
+        tuple(imports),
+        tuple(_target(environment, standbys_per_zygote) for environment in ids),
+    )
+
+
+def _target(environment: EnvironmentId | None, count: int) -> StandbyTarget:
+    return StandbyTarget(environment=environment, count=count)

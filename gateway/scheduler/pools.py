@@ -1,0 +1,394 @@
+"""Which sandbox serves which request: one pool a function, shared limits. Pure: no clock, no I/O.
+
+Events come in as method calls, with the time where it matters; what is to be done comes out as decisions
+that the caller carries out in order. A sandbox belongs to a pool from its assignment until it has died.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from gateway.scheduler.decisions import Decision, Freeze, FunctionSpec, Kill, Lease, Reject, Start
+from gateway.scheduler.pool import Limits, Pool, PooledSandbox, Request, State
+from gateway.scheduler.sources import LiveZygote, Source, Sources, Standby
+from runtime.errors import PoolExhaustedError, StartError
+from runtime.model import FunctionName, InvocationId, RuntimeName, SandboxId, StartKind, VersionId, ZygoteId
+
+START_TRIES_MAX = 3
+
+
+class Pools:
+    """All functions' sandboxes of this node. `tickets`: source of numbers for Start."""
+
+    def __init__(self, limits: Limits, tickets: Iterator[int]) -> None:
+        self.sources = Sources()
+        self._limits = limits
+        self._tickets = tickets
+        self._pools: dict[FunctionName, Pool] = {}
+        self._sandboxes: dict[SandboxId, PooledSandbox] = {}
+        self._idle: OrderedDict[SandboxId, PooledSandbox] = OrderedDict()  # least recently used first
+        self._starts: dict[int, Start] = {}
+        self._hungry: dict[FunctionName, Pool] = {}  # pools with waiting requests
+        self._evicting: set[SandboxId] = set()
+        self._hopeless: dict[RuntimeName, str] = {}
+        self._sequence = 0
+
+    @property
+    def sandboxes(self) -> dict[SandboxId, PooledSandbox]:
+        """All sandboxes that have a function; not to be changed."""
+        return self._sandboxes
+
+    @property
+    def starting_count(self) -> int:
+        """Forks that were asked for and not yet offered."""
+        return len(self._starts)
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests without a sandbox."""
+        return sum(len(pool.waiting) for pool in self._hungry.values())
+
+    # --- functions ---------------------------------------------------------------------------------------
+
+    def put_function(self, spec: FunctionSpec) -> list[Decision]:
+        """Make `spec` the function's current version; idle sandboxes of another version are killed."""
+        out: list[Decision] = []
+        pool = self._pools.get(spec.name)
+        if pool is None:
+            self._pools[spec.name] = Pool(spec)
+            return out
+        pool.spec = spec
+        for sandbox in [one for one in pool.idle if one.version != spec.version]:
+            self._kill(sandbox, "version", out)
+        self._pump(pool, out)
+        return out
+
+    def remove_function(self, name: FunctionName) -> list[Decision]:
+        """Forget a function: its sandboxes are killed, its waiting requests rejected."""
+        out: list[Decision] = []
+        pool = self._pools.pop(name, None)
+        if pool is None:
+            return out
+        self._hungry.pop(name, None)
+        while pool.waiting:
+            out.append(Reject(pool.waiting.popleft().id, StartError("deleted", f"function {name} was deleted")))
+        for sandbox in list(pool.sandboxes.values()):
+            self._kill(sandbox, "deleted", out)
+        for ticket in pool.starting:
+            self._starts.pop(ticket, None)  # what is offered for it later is killed as unknown
+        self._pump_all(out)
+        return out
+
+    # --- requests ----------------------------------------------------------------------------------------
+
+    def request(self, request_id: InvocationId, name: FunctionName) -> list[Decision]:
+        """Find a sandbox for a request, or start one, or let it wait.
+
+        Raises KeyError for an unknown function, PoolExhaustedError when too many wait already.
+        """
+        pool = self._pools[name]
+        self._sequence += 1
+        request = Request(request_id, self._sequence)
+        if pool.idle and not pool.waiting:
+            return [self._lease_idle(pool, request)]
+        out: list[Decision] = []
+        pool.waiting.append(request)
+        self._hungry[name] = pool
+        self._pump(pool, out)
+        if len(pool.waiting) - len(pool.starting) > self._limits.queue_per_function:
+            pool.waiting.pop()
+            self._note_hunger(pool)
+            raise PoolExhaustedError(self._why_full(pool))
+        return out
+
+    def withdraw(self, request_id: InvocationId, name: FunctionName) -> bool:
+        """Take a request out of the queue; whether it was there. Its start goes on, for the next one."""
+        pool = self._pools.get(name)
+        if pool is None:
+            return False
+        for request in pool.waiting:
+            if request.id == request_id:
+                pool.waiting.remove(request)
+                self._note_hunger(pool)
+                return True
+        return False
+
+    def release(self, sandbox_id: SandboxId, now_s: float, *, reusable: bool) -> list[Decision]:
+        """End a lease. Not `reusable`: the sandbox is killed."""
+        out: list[Decision] = []
+        sandbox = self._sandboxes[sandbox_id]
+        if sandbox.state is not State.LEASED:
+            return out
+        sandbox.request = None
+        pool = self._pools.get(sandbox.function)
+        if pool is None or sandbox.version != pool.spec.version:
+            self._kill(sandbox, "version", out)
+        elif not reusable:
+            self._kill(sandbox, "ended", out)
+        elif self._owes_room(pool):
+            self._evicting.add(sandbox_id)
+            self._kill(sandbox, "evicted", out)
+        else:
+            self._make_idle(pool, sandbox, now_s)
+            self._pump(pool, out)
+            if self._hungry and self._is_full():
+                self._pump_all(out)
+        return out
+
+    # --- sandboxes ---------------------------------------------------------------------------------------
+
+    def add_standby(self, standby: Standby) -> list[Decision]:
+        """A standby is parked; who waits for one starts."""
+        self.sources.add_standby(standby)
+        out: list[Decision] = []
+        if self._hungry:
+            self._pump_all(out)
+        return out
+
+    def started(self, ticket: int, sandbox_id: SandboxId, now_s: float) -> list[Decision]:
+        """The sandbox of a Start is there (frames may be written): lease it to who waits, else keep it idle."""
+        start = self._starts.pop(ticket, None)
+        pool = self._pools.get(start.function) if start else None
+        if start is None or pool is None or ticket not in pool.starting:
+            return [Kill(sandbox_id, "unknown")]
+        pool.starting.discard(ticket)
+        sandbox = self._adopt(pool, sandbox_id, start.zygote, start.version, State.IDLE)
+        sandbox.first_kind = start.kind
+        out: list[Decision] = []
+        if start.version != pool.spec.version:
+            self._kill(sandbox, "version", out)
+        else:
+            self._make_idle(pool, sandbox, now_s)
+        self._pump(pool, out)
+        return out
+
+    def refused(self, ticket: int, phase: str, message: str) -> list[Decision]:
+        """A Start was refused: try another zygote for the oldest request, reject it after some tries."""
+        start = self._starts.pop(ticket, None)
+        pool = self._pools.get(start.function) if start else None
+        out: list[Decision] = []
+        if start is None or pool is None:
+            return out
+        pool.starting.discard(ticket)
+        if pool.waiting:
+            self._count_failure(pool, pool.waiting[0], start.zygote, StartError(phase, message), out)
+        self._pump(pool, out)
+        self._pump_all(out)
+        return out
+
+    def adopt_begin(
+        self, sandbox_id: SandboxId, name: FunctionName, version: VersionId, zygote: ZygoteId
+    ) -> list[Decision]:
+        """A sandbox was alive before this gateway: keep its place until adopt_done, or kill a stale one."""
+        pool = self._pools.get(name)
+        if pool is None or pool.spec.version != version:
+            return [Kill(sandbox_id, "version")]
+        self._adopt(pool, sandbox_id, zygote, version, State.ADOPTING)
+        return []
+
+    def adopt_done(self, sandbox_id: SandboxId, now_s: float) -> list[Decision]:
+        """An adopted sandbox has answered: it is idle now."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        out: list[Decision] = []
+        if sandbox is None or sandbox.state is not State.ADOPTING:
+            return out
+        pool = self._pools.get(sandbox.function)
+        if pool is None or pool.spec.version != sandbox.version:
+            self._kill(sandbox, "version", out)
+            return out
+        self._make_idle(pool, sandbox, now_s)
+        self._pump(pool, out)
+        return out
+
+    def kill(self, sandbox_id: SandboxId, reason: str) -> list[Decision]:
+        """End a sandbox whatever it does; a request it holds is the caller's to answer."""
+        out: list[Decision] = []
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is not None:
+            self._kill(sandbox, reason, out)
+        elif self.sources.take_standby(sandbox_id):
+            out.append(Kill(sandbox_id, reason))
+        return out
+
+    def died(self, sandbox_id: SandboxId, *, never_ready: str = "") -> list[Decision]:
+        """A sandbox is gone. never_ready: why it never ran; then its request goes back to the queue's head."""
+        out: list[Decision] = []
+        self.sources.take_standby(sandbox_id)
+        sandbox = self._sandboxes.pop(sandbox_id, None)
+        if sandbox is None:
+            return out
+        self._evicting.discard(sandbox_id)
+        if sandbox.state is State.IDLE:
+            del self._idle[sandbox_id]
+        pool = self._pools.get(sandbox.function)
+        if pool is not None:
+            pool.sandboxes.pop(sandbox_id, None)
+            if sandbox in pool.idle:
+                pool.idle.remove(sandbox)
+            if sandbox.request is not None and never_ready:
+                request = sandbox.request
+                pool.waiting.appendleft(request)
+                self._hungry[pool.spec.name] = pool
+                self._count_failure(pool, request, sandbox.zygote, StartError("start", never_ready), out)
+            self._pump(pool, out)
+        self._pump_all(out)
+        return out
+
+    # --- zygotes and time --------------------------------------------------------------------------------
+
+    def zygote_up(self, zygote: LiveZygote) -> list[Decision]:
+        """A zygote can fork; who waits starts."""
+        self.sources.add_zygote(zygote)
+        if not zygote.environments:
+            self._hopeless.pop(zygote.runtime, None)
+        out: list[Decision] = []
+        self._pump_all(out)
+        return out
+
+    def zygote_down(self, zygote: ZygoteId) -> None:
+        """A zygote cannot fork any more."""
+        self.sources.remove_zygote(zygote)
+
+    def runtime_hopeless(self, runtime: RuntimeName, reason: str) -> list[Decision]:
+        """No base zygote of `runtime` can be made: who waits for one is rejected, until zygote_up."""
+        self._hopeless[runtime] = reason
+        out: list[Decision] = []
+        self._pump_all(out)
+        return out
+
+    def tick(self, now_s: float) -> list[Decision]:
+        """Kill what was idle too long, freeze what is idle for a while."""
+        out: list[Decision] = []
+        for sandbox in list(self._idle.values()):
+            idle_s = now_s - sandbox.idle_since_s
+            if idle_s >= self._limits.idle_timeout_s:
+                self._kill(sandbox, "idle", out)
+            elif idle_s >= self._limits.freeze_after_s:
+                if not sandbox.frozen:
+                    sandbox.frozen = True
+                    out.append(Freeze(sandbox.id))
+            else:
+                break
+        return out
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _pump(self, pool: Pool, out: list[Decision]) -> None:
+        """Give waiting requests idle sandboxes, then start as many as the rest needs and the limits allow."""
+        if self._pools.get(pool.spec.name) is not pool:
+            return
+        while pool.waiting and pool.idle:
+            out.append(self._lease_idle(pool, pool.waiting.popleft()))
+        while len(pool.waiting) > len(pool.starting) and self._has_room(pool, out):
+            source = self.sources.choose(pool.spec, pool.waiting[0].avoid)
+            source = source or self.sources.choose(pool.spec)
+            if source is None:
+                self._give_up_if_hopeless(pool, out)
+                break
+            self._start(pool, source, out)
+        self._note_hunger(pool)
+
+    def _pump_all(self, out: list[Decision]) -> None:
+        for pool in sorted(self._hungry.values(), key=lambda pool: pool.waiting[0].sequence):
+            self._pump(pool, out)
+
+    def _start(self, pool: Pool, source: Source, out: list[Decision]) -> None:
+        spec = pool.spec
+        if source.standby is None:
+            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, source.kind)
+            self._starts[start.ticket] = start
+            pool.starting.add(start.ticket)
+            out.append(start)
+            return
+        self.sources.take_standby(source.standby)
+        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED)
+        sandbox.request = pool.waiting.popleft()
+        out.append(Lease(sandbox.request.id, sandbox.id, spec.name, spec.version, source.kind, assign=True))
+
+    def _lease_idle(self, pool: Pool, request: Request) -> Lease:
+        sandbox = pool.idle.pop()
+        del self._idle[sandbox.id]
+        kind, thaw = sandbox.first_kind or StartKind.WARM, sandbox.frozen
+        sandbox.first_kind, sandbox.frozen, sandbox.state = None, False, State.LEASED
+        sandbox.request = request
+        return Lease(request.id, sandbox.id, sandbox.function, sandbox.version, kind, False, thaw)
+
+    def _adopt(
+        self, pool: Pool, sandbox_id: SandboxId, zygote: ZygoteId, version: VersionId, state: State
+    ) -> PooledSandbox:
+        assert sandbox_id not in self._sandboxes, f"sandbox {sandbox_id} has a function already"
+        sandbox = PooledSandbox(sandbox_id, pool.spec.name, version, zygote, state)
+        self._sandboxes[sandbox_id] = pool.sandboxes[sandbox_id] = sandbox
+        return sandbox
+
+    def _make_idle(self, pool: Pool, sandbox: PooledSandbox, now_s: float) -> None:
+        sandbox.state, sandbox.idle_since_s = State.IDLE, now_s
+        pool.idle.append(sandbox)
+        self._idle[sandbox.id] = sandbox
+
+    def _kill(self, sandbox: PooledSandbox, reason: str, out: list[Decision]) -> None:
+        if sandbox.state is State.DYING:
+            return
+        if sandbox.state is State.IDLE:
+            del self._idle[sandbox.id]
+            pool = self._pools.get(sandbox.function)
+            if pool is not None:
+                pool.idle.remove(sandbox)
+        sandbox.state, sandbox.request = State.DYING, None
+        out.append(Kill(sandbox.id, reason))
+
+    def _is_full(self) -> bool:
+        return len(self._sandboxes) + len(self._starts) >= self._limits.sandboxes_max
+
+    def _has_room(self, pool: Pool, out: list[Decision]) -> bool:
+        """Whether the function may get one more sandbox now; makes room at another's cost if it may later."""
+        if len(pool.sandboxes) + len(pool.starting) >= self._limits.function_concurrency:
+            return False
+        if not self._is_full():
+            return True
+        if len(self._evicting) < self.waiting_count:
+            for sandbox in self._idle.values():
+                if sandbox.function != pool.spec.name:
+                    self._evicting.add(sandbox.id)
+                    self._kill(sandbox, "evicted", out)
+                    break
+        return False
+
+    def _owes_room(self, pool: Pool) -> bool:
+        """Whether a function without any sandbox has waited longer than all that wait for this pool."""
+        if not self._hungry or not self._is_full() or self._evicting:
+            return False
+        oldest = min(self._hungry.values(), key=lambda hungry: hungry.waiting[0].sequence)
+        return oldest is not pool and not oldest.sandboxes and not oldest.starting
+
+    def _count_failure(
+        self, pool: Pool, request: Request, zygote: ZygoteId, error: StartError, out: list[Decision]
+    ) -> None:
+        request.failures += 1
+        request.avoid |= {zygote}
+        if request.failures >= START_TRIES_MAX:
+            pool.waiting.remove(request)
+            self._note_hunger(pool)
+            out.append(Reject(request.id, error))
+
+    def _give_up_if_hopeless(self, pool: Pool, out: list[Decision]) -> None:
+        reason = self._hopeless.get(pool.spec.runtime)
+        if reason is None or pool.sandboxes or pool.starting:
+            return
+        while pool.waiting:
+            out.append(Reject(pool.waiting.popleft().id, StartError("zygote", reason)))
+
+    def _note_hunger(self, pool: Pool) -> None:
+        if pool.waiting:
+            self._hungry[pool.spec.name] = pool
+        else:
+            self._hungry.pop(pool.spec.name, None)
+
+    def _why_full(self, pool: Pool) -> str:
+        count = len(pool.sandboxes) + len(pool.starting)
+        if count >= self._limits.function_concurrency:
+            behind = f"function_concurrency is {self._limits.function_concurrency}"
+        elif self._is_full():
+            behind = f"sandboxes_max is {self._limits.sandboxes_max}"
+        else:
+            behind = "no zygote is ready"
+        return f"queue_per_function is {self._limits.queue_per_function}, all taken; {behind}"

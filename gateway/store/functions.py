@@ -1,0 +1,144 @@
+"""Functions and their immutable versions in the store."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from gateway.deployed import Version
+from gateway.store.database import Database
+from runtime.model import Environment, FunctionName, Limits, VersionId
+
+VERSIONS_KEPT = 20  # of one function; older ones than these are forgotten, the current one never
+
+
+class StoredFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """A function with its versions, newest first."""
+
+    name: FunctionName
+    current: VersionId
+    created_s: float
+    updated_s: float
+    versions: tuple[Version, ...]
+
+    @property
+    def version(self) -> Version:
+        """The current version."""
+        return next(version for version in self.versions if version.id == self.current)
+
+
+class FunctionStore:
+    """Reads and writes functions. What is written is on the disk when the call returns."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def load(self) -> list[StoredFunction]:
+        """All functions; blocks."""
+        return self._database.run_blocking(_load)
+
+    async def put(self, version: Version) -> StoredFunction:
+        """Store `version` if it is new and make it current."""
+
+        def work(connection: sqlite3.Connection) -> StoredFunction:
+            with _durably(connection):
+                _put(connection, version)
+            return _load(connection, version.function)[0]
+
+        return await self._database.run(work)
+
+    async def delete(self, name: FunctionName) -> None:
+        """Forget a function and its versions. Its records stay."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            with _durably(connection):
+                connection.execute("DELETE FROM functions WHERE name = ?", (name,))
+                connection.execute("DELETE FROM versions WHERE function = ?", (name,))
+
+        await self._database.run(work)
+
+
+@contextmanager
+def _durably(connection: sqlite3.Connection) -> Iterator[None]:
+    """One transaction that survives a power cut."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    finally:
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _put(connection: sqlite3.Connection, version: Version) -> None:
+    row = (
+        version.function,
+        version.id,
+        version.code,
+        _json(version.environment) if version.environment else None,
+        version.runtime,
+        version.handler,
+        _json(version.limits),
+        _json(version.environ),
+        version.requirements,
+        version.lock,
+        version.created_s,
+    )
+    # The same content again is the same version, with the time of its first deploy.
+    connection.execute("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    connection.execute(
+        "INSERT INTO functions VALUES (?1, ?2, ?3, ?3)"
+        " ON CONFLICT (name) DO UPDATE SET version = ?2, updated_s = ?3 WHERE version != ?2",
+        (version.function, version.id, version.created_s),
+    )
+    connection.execute(
+        "DELETE FROM versions WHERE function = ?1 AND id != ?2 AND id NOT IN"
+        " (SELECT id FROM versions WHERE function = ?1 ORDER BY created_s DESC, id LIMIT ?3)",
+        (version.function, version.id, VERSIONS_KEPT),
+    )
+
+
+def _load(connection: sqlite3.Connection, name: FunctionName | None = None) -> list[StoredFunction]:
+    versions: dict[str, list[Version]] = {}
+    where = "" if name is None else "WHERE function = ?"
+    arguments = () if name is None else (name,)
+    columns = "function, id, code, environment, runtime, handler, limits, environ, requirements, lock, created_s"
+    query = f"SELECT {columns} FROM versions {where} ORDER BY created_s DESC, id"  # noqa: S608 - constants
+    for row in connection.execute(query, arguments):
+        versions.setdefault(row[0], []).append(_version(row))
+    where = where.replace("function", "name")
+    query = f"SELECT name, version, created_s, updated_s FROM functions {where} ORDER BY name"  # noqa: S608
+    return [
+        StoredFunction(
+            name=row[0], current=row[1], created_s=row[2], updated_s=row[3], versions=tuple(versions[row[0]])
+        )
+        for row in connection.execute(query, arguments)
+    ]
+
+
+def _version(row: tuple[str, ...]) -> Version:
+    function, number, code, environment, runtime, handler, limits, environ, requirements, lock, created_s = row
+    return msgspec.convert(
+        {
+            "function": function,
+            "id": number,
+            "code": code,
+            "environment": msgspec.json.decode(environment, type=Environment) if environment else None,
+            "runtime": runtime,
+            "handler": handler,
+            "limits": msgspec.json.decode(limits, type=Limits),
+            "environ": msgspec.json.decode(environ, type=dict[str, str]),
+            "requirements": requirements,
+            "lock": lock,
+            "created_s": created_s,
+        },
+        Version,
+    )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

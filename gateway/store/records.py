@@ -1,0 +1,199 @@
+"""Records of invocations: in memory at once, in SQLite a moment later, the oldest forgotten.
+
+A batch goes to SQLite as one JSON text and one statement, so that the store's thread does not compete with
+the event loop for the interpreter's lock, row by row.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections import OrderedDict
+from typing import Any
+
+import msgspec
+
+from gateway.invocation import Invocation, UserError
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+FLUSH_EVERY_S = 0.2
+BATCH_ROWS = 500
+BACKLOG_MAX = 50_000  # when the disk stands still, older records are lost, with a count
+
+_COLUMNS = (
+    "id",
+    "function",
+    "version",
+    "status",
+    "error_type",
+    "start_kind",
+    "phases",
+    "error",
+    "stdout",
+    "stderr",
+    "started_s",
+    "duration_ms",
+)
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """One ended invocation, as it is stored and as the API shows it. error_type: word of the problem."""
+
+    id: str
+    function: str
+    version: str
+    status: str
+    error_type: str | None
+    start_kind: str | None
+    phases: dict[str, float]
+    error: UserError | None
+    detail: str | None = None
+    stdout: str
+    stderr: str
+    started_s: float
+    duration_ms: float
+
+
+class _Row(msgspec.Struct, array_like=True):
+    id: str
+    function: str
+    version: str
+    status: str
+    error_type: str | None
+    start_kind: str | None
+    phases: str
+    error: str | None
+    stdout: str
+    stderr: str
+    started_s: float
+    duration_ms: float
+
+
+class RecordStore:
+    """Queue and table of records. `kept`: rows in the table."""
+
+    def __init__(self, database: Database, kept: int) -> None:
+        self.lost_count = 0
+        self._database = database
+        self._kept = kept
+        self._fresh: OrderedDict[str, Invocation] = OrderedDict()
+        self._writing: dict[str, Invocation] = {}
+        self._wake = asyncio.Event()
+        self._lock = asyncio.Lock()
+
+    def add(self, invocation: Invocation) -> None:
+        """Remember an ended invocation; it is written soon."""
+        self._fresh[invocation.id] = invocation
+        if len(self._fresh) == BATCH_ROWS:
+            self._wake.set()
+        elif len(self._fresh) > BACKLOG_MAX:
+            self._fresh.popitem(last=False)
+            self.lost_count += 1
+
+    async def run(self) -> None:
+        """Write batches until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(FLUSH_EVERY_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write all that is fresh. A failure is logged; the batch is lost."""
+        async with self._lock:
+            if not self._fresh:
+                return
+            batch = self._writing = dict(self._fresh)
+            self._fresh.clear()
+            rows = msgspec.json.encode([_row(record_of(one)) for one in batch.values()]).decode()
+            try:
+                await self._database.run(lambda connection: _insert(connection, rows, self._kept))
+            except sqlite3.Error as error:
+                self.lost_count += len(batch)
+                log.error("cannot write %d records: %s", len(batch), error)
+            finally:
+                self._writing = {}
+
+    async def get(self, invocation_id: str) -> Record | None:
+        """One record, wherever it is."""
+        fresh = self._fresh.get(invocation_id) or self._writing.get(invocation_id)
+        if fresh is not None:
+            return record_of(fresh)
+        found = await self._database.run(
+            lambda connection: _select(connection, "WHERE id = ?", (invocation_id,), with_output=True)
+        )
+        return found[0] if found else None
+
+    async def list(self, function: str | None, limit: int) -> list[Record]:
+        """The newest records, newest first, without their output."""
+        await self.flush()
+        where, arguments = ("", ()) if function is None else ("WHERE function = ?", (function,))
+        clause = f"{where} ORDER BY seq DESC LIMIT {limit:d}"
+        return await self._database.run(lambda connection: _select(connection, clause, arguments, with_output=False))
+
+
+def record_of(invocation: Invocation) -> Record:
+    """The record of an ended invocation."""
+    failure = invocation.failure
+    return Record(
+        id=invocation.id,
+        function=invocation.function,
+        version=invocation.version,
+        status="failed" if failure else "succeeded",
+        error_type=failure.word if failure else None,
+        start_kind=invocation.kind,
+        phases=invocation.phases_ms,
+        error=failure.error or UserError(type=failure.word, message=failure.detail) if failure else None,
+        stdout=invocation.output.stdout,
+        stderr=invocation.output.stderr,
+        started_s=invocation.started_wall_s,
+        duration_ms=invocation.phases_ms.get("total", 0.0),
+    )
+
+
+def _row(record: Record) -> _Row:
+    return _Row(
+        record.id,
+        record.function,
+        record.version,
+        record.status,
+        record.error_type,
+        record.start_kind,
+        msgspec.json.encode(record.phases).decode(),
+        msgspec.json.encode(record.error).decode() if record.error else None,
+        record.stdout,
+        record.stderr,
+        record.started_s,
+        record.duration_ms,
+    )
+
+
+def _insert(connection: sqlite3.Connection, rows: str, kept: int) -> None:
+    names = ", ".join(_COLUMNS)
+    values = ", ".join(f"value ->> {index}" for index in range(len(_COLUMNS)))
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(f"INSERT OR REPLACE INTO records ({names}) SELECT {values} FROM json_each(?)", (rows,))  # noqa: S608
+        connection.execute("DELETE FROM records WHERE seq <= (SELECT max(seq) FROM records) - ?", (kept,))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _select(
+    connection: sqlite3.Connection, clause: str, arguments: tuple[str, ...], *, with_output: bool
+) -> list[Record]:
+    names = ", ".join(_COLUMNS) if with_output else ", ".join(_COLUMNS).replace("stdout, stderr", "'', ''")
+    found = connection.execute(f"SELECT {names} FROM records {clause}", arguments)  # noqa: S608 - constants
+    return [_record(dict(zip(_COLUMNS, row, strict=True))) for row in found]
+
+
+def _record(row: dict[str, Any]) -> Record:
+    row["phases"] = msgspec.json.decode(row["phases"])
+    row["error"] = msgspec.json.decode(row["error"]) if row["error"] else None
+    return msgspec.convert(row, Record)

@@ -1,0 +1,73 @@
+"""Entry of the builder: `base` makes a runtime's rootfs (as root), `build` makes code and environment (as nobody).
+
+Writes JSON lines to standard output (events.py). Ends with status 0 after `done`, 1 after `failed`, 143 at SIGTERM.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from rootfs_builder import children
+from rootfs_builder.events import Reporter
+from runtime.errors import BuildError
+
+REQUEST_BYTES_MAX = 1 << 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status."""
+    children.stop_at_signals()
+    os.umask(0o022)
+    options = _parser().parse_args(arguments)
+    reporter = Reporter()
+    try:
+        if options.command == "base":
+            _base(options, reporter)
+        else:
+            _build(reporter)
+    except BuildError as error:
+        reporter.failed(error)
+        return 1
+    except BrokenPipeError:
+        return 1  # nobody listens any more; the children are gone
+    except OSError as error:
+        from rootfs_builder import trees
+
+        reporter.failed(trees.writing_failed(error, "finish the build"))
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rootfs_builder", description="Builds rootfs, code and environments.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    base = commands.add_parser("base", help="make the base rootfs of a runtime (as root)")
+    base.add_argument("--runtime", required=True, help="for example python3.11")
+    base.add_argument("--output", required=True, type=Path, help="directory of all base rootfs")
+    base.add_argument("--force", action="store_true", help="build also when there is one")
+    commands.add_parser("build", help="build what the request on standard input says")
+    return parser
+
+
+def _base(options: argparse.Namespace, reporter: Reporter) -> None:
+    from rootfs_builder import base
+
+    base.run(options.runtime, options.output, reporter, force=options.force)
+
+
+def _build(reporter: Reporter) -> None:
+    from rootfs_builder import build
+
+    line = sys.stdin.buffer.readline(REQUEST_BYTES_MAX)
+    try:
+        request = msgspec.json.decode(line, type=build.Request)
+    except msgspec.DecodeError as error:
+        raise BuildError("internal", f"cannot read the request: {error}") from error
+    build.run(request, reporter, lambda: sys.stdin.readline(build.ANSWER_BYTES_MAX))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The JSON lines that a build writes to its standard output. Runs in the builder.
+
+One line is one event: `progress`, `locked`, and at the end `done` or `failed`. Nothing else is written there.
+"""
+
+import os
+import time
+from typing import Any
+
+import msgspec
+
+from runtime.errors import BuildError
+
+TICK_S = 0.5  # shortest time between two lines of tick()
+
+
+class Reporter:
+    """Writes events to a descriptor, which it does not own. Raises BrokenPipeError when nobody reads any more."""
+
+    def __init__(self, descriptor: int = 1) -> None:
+        self._descriptor = descriptor
+        self._last = 0.0
+        self._shown: tuple[str, str, float | None] = ("", "", None)
+
+    def progress(self, phase: str, message: str, fraction: float | None = None) -> None:
+        """Tell a step; `fraction`: 0..1 of this phase, or None."""
+        self._last = time.monotonic()
+        self._shown = (phase, message, fraction)
+        share = None if fraction is None else round(min(max(fraction, 0.0), 1.0), 3)
+        self._write({"event": "progress", "phase": phase, "message": message, "fraction": share})
+
+    def tick(self, phase: str, message: str, fraction: float | None = None) -> None:
+        """progress(), but at most every TICK_S: for loops."""
+        if time.monotonic() - self._last >= TICK_S:
+            self.progress(phase, message, fraction)
+
+    def alive(self) -> None:
+        """Repeat the last step, for a child that says nothing."""
+        self.progress(*self._shown)
+
+    def locked(self, environment: str) -> None:
+        """Ask whether this environment is to be built."""
+        self._write({"event": "locked", "environment": environment})
+
+    def done(self, **result: Any) -> None:
+        """The last line of a build that succeeded."""
+        self._write({"event": "done", **result})
+
+    def failed(self, error: BuildError) -> None:
+        """The last line of a build that failed."""
+        self._write({"event": "failed", "kind": error.kind, "message": error.message, "hint": error.hint})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        line = memoryview(msgspec.json.encode(event) + b"\n")
+        while line:
+            line = line[os.write(self._descriptor, line) :]

@@ -1,0 +1,380 @@
+"""What this node owns, and what it does for each message of the gateway. Runs in pagurusd; mechanism only.
+
+It knows zygotes, sandboxes and builds by id. It decides nothing about which function runs where: the gateway does.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from runtime import protocol
+from runtime.builds import Builds
+from runtime.errors import PagurusError, StartError
+from runtime.model import Assignment, EnvironmentId, SandboxId, ZygoteId
+from runtime.parts import Parts
+from runtime.reaper import Exit
+from runtime.sandbox.cgroup import Cgroup
+from runtime.sandbox.sandbox import Sandbox, State
+from runtime.zygotes import ZygoteHost
+
+log = logging.getLogger("pagurus.node")
+
+BURY_RETRY_S = 0.02
+IDLE_TICK_S = 0.25
+BURY_TRIES = 250
+Send = Callable[[protocol.ToGateway, list[int]], None]
+
+
+class Node:
+    """Zygotes, sandboxes, builds. `run` must be running while messages are handled."""
+
+    def __init__(self, parts: Parts, send: Send) -> None:
+        """send: hands a message, with borrowed descriptors, to the gateway if there is one."""
+        self._parts = parts
+        self._send = send
+        self._zygotes: dict[ZygoteId, ZygoteHost] = {}
+        self._sandboxes: dict[SandboxId, Sandbox] = {}
+        self._hosts: dict[SandboxId, ZygoteHost] = {}
+        self._graves: dict[tuple[str, ...], tuple[Cgroup, int]] = {}
+        self._builds = Builds(parts, lambda message: send(message, []))
+        self._group: asyncio.TaskGroup | None = None
+        self._is_ending = False
+        self._emptied = asyncio.Event()
+        self.counters: Counter[str] = Counter()
+        self._actions: dict[type, Callable[[Any], None]] = {
+            protocol.AssignSandbox: self._assign,
+            protocol.StartSandbox: lambda message: self._spawn_task(self._start(message)),
+            protocol.FreezeSandbox: self._freeze,
+            protocol.KillSandbox: self._kill,
+            protocol.EnsureZygote: self._ensure,
+            protocol.DropZygote: self._drop,
+            protocol.CancelBuild: lambda message: self._builds.cancel(message.build),
+            protocol.Discard: self._discard,
+            protocol.GetNodeStatus: lambda message: send(self.status(message.ticket), []),
+        }
+        parts.bury = self.bury
+
+    async def run(self) -> None:
+        """Parent of all tasks of the node; returns when cancelled, after everything has ended."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                while True:
+                    await asyncio.sleep(BURY_RETRY_S if self._graves or self._is_ending else IDLE_TICK_S)
+                    self._dig()
+                    if self._is_ending and self.is_empty:
+                        self._emptied.set()
+        finally:
+            self._group = None
+
+    # --- messages of the gateway
+
+    def handle(self, message: protocol.ToDaemon, descriptors: list[int]) -> None:
+        """Do what one message says. `descriptors` are owned by the call."""
+        if isinstance(message, protocol.BuildVersion) and len(descriptors) == 1:
+            self._builds.start(self._tasks, message, descriptors.pop())
+        for fd in descriptors:
+            os.close(fd)
+        action = self._actions.get(type(message))
+        if action is not None:
+            action(message)
+
+    def offer_all(self) -> None:
+        """Tell a new gateway what is alive: zygotes, standbys, sandboxes that have a function."""
+        for host in self._zygotes.values():
+            if host.ready is not None and not host.is_ended:
+                self._send(host.ready, [])
+        for sandbox in self._sandboxes.values():
+            if sandbox.state is State.PARKED:
+                self._offer(sandbox, "standby")
+            elif sandbox.state is State.ASSIGNED:
+                self._offer(sandbox, "assigned")
+
+    def cancel_builds(self) -> None:
+        """Builds of a gateway that is gone have nobody who waits for them."""
+        self._builds.cancel_all()
+
+    def status(self, ticket: int) -> protocol.NodeStatus:
+        """What the kernel says of every sandbox, and the counters."""
+        rows = []
+        for sandbox in self._sandboxes.values():
+            with contextlib.suppress(OSError):
+                rows.append(
+                    protocol.SandboxStatus(
+                        sandbox=sandbox.id,
+                        zygote=sandbox.zygote,
+                        state=sandbox.state.name.lower(),
+                        memory_bytes=sandbox.cgroup.memory_bytes(),
+                        pid=sandbox.pid,
+                        uid=sandbox.uid,
+                        frozen=sandbox.frozen,
+                    )
+                )
+        # one packet holds about 1,500 rows; more are not shown
+        return protocol.NodeStatus(ticket=ticket, sandboxes=tuple(rows[:1500]), counters=dict(self.counters))
+
+    # --- zygotes
+
+    def _ensure(self, message: protocol.EnsureZygote) -> None:
+        targets = {target.environment: target.count for target in message.standbys}
+        host = self._zygotes.get(message.zygote)
+        if host is not None:
+            host.set_targets(targets)
+            if host.ready is not None:
+                self._send(host.ready, [])
+            return
+        host = ZygoteHost(
+            message.zygote,
+            runtime=message.runtime,
+            environments=message.environments,
+            imports=message.imports,
+            parts=self._parts,
+            on_parked=self._parked,
+            on_end=self._zygote_ended,
+            watch=self._watch,
+        )
+        self._zygotes[message.zygote] = host
+        self._spawn_task(self._run_zygote(host, targets))
+
+    async def _run_zygote(self, host: ZygoteHost, targets: dict[EnvironmentId | None, int]) -> None:
+        try:
+            ready = await host.start()
+        except (PagurusError, OSError) as error:
+            phase = error.phase if isinstance(error, StartError) else "fork"
+            log.warning("zygote=%s cannot start: %s: %s", host.id, phase, error)
+            self.counters["zygotes_failed"] += 1
+            self._zygotes.pop(host.id, None)
+            self._send(protocol.ZygoteFailed(zygote=host.id, phase=phase, message=str(error)), [])
+            return
+        log.info("zygote=%s ready in %.0f ms, pid %d", host.id, ready.start_ms, host.pid)
+        self.counters["zygotes_started"] += 1
+        self._send(ready, [])
+        host.set_targets(targets)
+        await host.run()
+
+    def _zygote_ended(self, host: ZygoteHost, reason: str) -> None:
+        for sandbox in [s for s in self._sandboxes.values() if self._hosts[s.id] is host]:
+            if sandbox.state in (State.PARKED, State.SPAWNING):
+                sandbox.kill("its zygote ended")
+        if host.ready is None:
+            return  # reported by _run_zygote
+        log.info("zygote=%s ended: %s", host.id, reason)
+        self._zygotes.pop(host.id, None)
+        self._send(protocol.ZygoteDied(zygote=host.id, reason=reason), [])
+
+    # --- sandboxes
+
+    def _watch(self, sandbox: Sandbox, pid: int) -> None:
+        """From here on the sandbox has a process, and is the node's until that is reaped."""
+        host = self._zygotes.get(sandbox.zygote) or self._hosts.get(sandbox.id)
+        assert host is not None
+        self._sandboxes[sandbox.id] = sandbox
+        self._hosts[sandbox.id] = host
+        if pid > 0:
+            self._parts.reaper.watch(pid, lambda ended: self._exited(sandbox, ended))
+        else:
+            asyncio.get_running_loop().call_soon(self._exited, sandbox, Exit(None, 9))
+
+    def _parked(self, sandbox: Sandbox) -> None:
+        self.counters["standbys_parked"] += 1
+        self._offer(sandbox, "standby")
+
+    def _offer(self, sandbox: Sandbox, state: str, ticket: int | None = None) -> None:
+        host = self._hosts.get(sandbox.id) or self._zygotes[sandbox.zygote]
+        self._send(
+            protocol.SandboxOffered(
+                sandbox=sandbox.id,
+                zygote=sandbox.zygote,
+                runtime=host.runtime,
+                state=state,
+                ticket=ticket,
+                environment=sandbox.environment,
+                assignment=sandbox.assignment,
+            ),
+            sandbox.gateway_descriptors,
+        )
+
+    def _kill(self, message: protocol.KillSandbox) -> None:
+        sandbox = self._sandboxes.get(message.sandbox)
+        if sandbox is not None:
+            sandbox.kill(message.reason)
+
+    def _assign(self, message: protocol.AssignSandbox) -> None:
+        name = message.sandbox
+        sandbox = self._sandboxes.get(name)
+        if sandbox is None or sandbox.state is not State.PARKED:
+            return  # it died on the way; SandboxDied has been or will be sent
+        started_s = self._parts.clock.monotonic_s()
+        self._hosts[name].standby_taken(sandbox)
+        try:
+            self._attach(sandbox, message.assignment)
+            sandbox.become(State.ASSIGNED)
+        except (PagurusError, OSError) as error:
+            sandbox.error = f"cannot assign: {error}"
+            sandbox.kill("start failed")
+            return
+        self.counters["assigned"] += 1
+        phases_ms = {"assign": (self._parts.clock.monotonic_s() - started_s) * 1000}
+        self._send(protocol.SandboxAssigned(sandbox=name, phases_ms=phases_ms), [])
+
+    def _attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        layers, overlays = self._parts.layers, self._parts.overlays
+        wanted = assignment.environment
+        if sandbox.environment is not None and sandbox.environment != wanted:
+            raise StartError("rootfs", "the sandbox has another environment mounted")
+        environment = None
+        if wanted is not None and sandbox.environment is None:
+            environment = overlays.clone(wanted, layers.environment_lowers([wanted]))
+        code = overlays.clone(f"code {assignment.code}", layers.code_lowers(assignment.code))
+        sandbox.assign(assignment, code, environment, self._parts.desk)
+
+    async def _start(self, message: protocol.StartSandbox) -> None:
+        """Fork now: the function is attached and its message queued before the helper exists."""
+        clock = self._parts.clock
+        started_s = clock.monotonic_s()
+        host = self._zygotes.get(message.zygote)
+        sandbox: Sandbox | None = None
+        offered = False
+        try:
+            if host is None or host.ready is None:
+                raise StartError("fork", f"zygote {message.zygote} is not alive")
+            sandbox = await host.take_empty(message.assignment.environment)
+            opened = host.begin_fork(sandbox)
+            self._sandboxes[sandbox.id] = sandbox
+            self._hosts[sandbox.id] = host
+            self._offer(sandbox, "starting", message.ticket)
+            offered = True
+            self._attach(sandbox, message.assignment)
+            prepared_s = clock.monotonic_s()
+            phases_ms = await host.finish_fork(sandbox, opened, standby=False)
+            if sandbox.state is not State.SPAWNING:
+                return  # killed meanwhile: _exited reports it
+            sandbox.become(State.ASSIGNED)
+        except (PagurusError, OSError, TimeoutError) as error:
+            self._start_failed(message.ticket, host, sandbox, error, offered=offered)
+            return
+        self.counters["forked"] += 1
+        phases_ms = {"plan": (prepared_s - started_s) * 1000, **phases_ms}
+        self._send(protocol.SandboxAssigned(sandbox=sandbox.id, phases_ms=phases_ms), [])
+
+    def _start_failed(
+        self, ticket: int, host: ZygoteHost | None, sandbox: Sandbox | None, error: BaseException, *, offered: bool
+    ) -> None:
+        phase = error.phase if isinstance(error, StartError) else "fork"
+        text = str(error) or type(error).__name__
+        log.warning("ticket=%d cannot start: %s: %s", ticket, phase, text)
+        self.counters["starts_failed"] += 1
+        if sandbox is None or host is None:
+            self._send(protocol.SandboxRefused(ticket=ticket, phase=phase, message=text), [])
+            return
+        host.fail(sandbox, f"{phase}: {text}")
+        if sandbox.state is not State.GONE:
+            return  # it had a process: _exited reports it
+        self._hosts.pop(sandbox.id, None)
+        self._sandboxes.pop(sandbox.id, None)
+        if offered:
+            self._send(protocol.SandboxDied(sandbox=sandbox.id, error=sandbox.error), [])
+
+    def _freeze(self, message: protocol.FreezeSandbox) -> None:
+        sandbox = self._sandboxes.get(message.sandbox)
+        if sandbox is not None and sandbox.state is State.ASSIGNED and sandbox.frozen != message.frozen:
+            sandbox.freeze(frozen=message.frozen)
+
+    def _exited(self, sandbox: Sandbox, ended: Exit) -> None:
+        """The sandbox's first process is reaped; the kernel has killed the others of its pid namespace."""
+        out_of_memory = False
+        with contextlib.suppress(OSError):
+            out_of_memory = sandbox.cgroup.oom_kills() > 0
+        if sandbox.is_live:
+            sandbox.become(State.DYING)
+        sandbox.become(State.GONE)
+        self.counters["sandboxes_ended"] += 1
+        host = self._hosts.pop(sandbox.id)
+        self._sandboxes.pop(sandbox.id, None)
+        self._send(
+            protocol.SandboxDied(
+                sandbox=sandbox.id,
+                exit_status=ended.exit_status,
+                signal=ended.signal,
+                out_of_memory=out_of_memory and not sandbox.reason,
+                reason=sandbox.reason,
+                error=sandbox.error,
+            ),
+            [],
+        )
+        sandbox.release()
+        self.bury(sandbox.cgroup)
+        host.sandbox_gone(sandbox)
+
+    # --- end
+
+    def _discard(self, message: protocol.Discard) -> None:
+        codes = {s.assignment.code for s in self._sandboxes.values() if s.assignment is not None}
+        environments = {e for host in self._zygotes.values() for e in host.environments}
+        for code in message.codes:
+            if code not in codes:
+                self._parts.overlays.forget(f"code {code}")
+                self._parts.layers.discard("code", code)
+        for environment in message.environments:
+            if environment not in environments:
+                self._parts.overlays.forget(environment)
+                self._parts.layers.discard("environments", environment)
+
+    def end_all(self) -> None:
+        """Kill every sandbox and end every zygote; their exits are still to be reaped."""
+        self._is_ending = True
+        self._builds.cancel_all()
+        for host in list(self._zygotes.values()):
+            host.end("pagurusd stops")
+        for sandbox in list(self._sandboxes.values()):
+            sandbox.kill("pagurusd stops")
+
+    async def wait_empty(self) -> None:
+        """Wait until, after `end_all`, everything has ended and is removed."""
+        await self._emptied.wait()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of ours is left: no sandbox, no zygote, no build, no cgroup to remove."""
+        return not (self._sandboxes or self._zygotes or self._graves or self._builds.count)
+
+    def bury(self, cgroup: Cgroup) -> None:
+        """Remove a cgroup whose processes are dead; again and again while the kernel still holds it."""
+        if not cgroup.try_remove():
+            self._graves[tuple(map(str, cgroup.paths))] = (cgroup, 0)
+
+    def _dig(self) -> None:
+        for key, (cgroup, tries) in list(self._graves.items()):
+            if cgroup.try_remove():
+                del self._graves[key]
+            elif tries >= BURY_TRIES:
+                log.error("cannot remove cgroup %s: something still lives there", key[0])
+                self.counters["cgroups_left"] += 1
+                del self._graves[key]
+            else:
+                self._graves[key] = (cgroup, tries + 1)
+
+    def _drop(self, message: protocol.DropZygote) -> None:
+        host = self._zygotes.get(message.zygote)
+        if host is not None:
+            host.end("dropped")
+
+    def _spawn_task(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.create_task(self._survive(work))
+
+    async def _survive(self, work: Coroutine[Any, Any, None]) -> None:
+        """One broken start must not take all others' sandboxes along."""
+        try:
+            await work
+        except Exception:
+            log.exception("internal error")
+            self.counters["internal_errors"] += 1
+
+    @property
+    def _tasks(self) -> asyncio.TaskGroup:
+        assert self._group is not None, "Node.run is not running"
+        return self._group

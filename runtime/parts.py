@@ -1,0 +1,86 @@
+"""What the whole node shares: one mount desk, one cgroup tree, one reaper, the layers. Runs in pagurusd."""
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.clock import Clock, SystemClock
+from runtime.config import Settings
+from runtime.layers import Layers
+from runtime.reaper import Reaper
+from runtime.sandbox import identity, mounts
+from runtime.sandbox.cgroup import Cgroup, CgroupTree
+from runtime.sandbox.identity import UidRanges
+from runtime.sandbox.mounts import MountDesk, Overlays
+
+
+def _bury(cgroup: Cgroup) -> None:
+    cgroup.try_remove()
+
+
+@dataclass(slots=True)
+class Parts:
+    """Made by `open_parts`, ended by `close`. `bury`: who removes cgroups whose processes are dying."""
+
+    settings: Settings
+    node: str
+    run: str
+    desk: MountDesk
+    cgroups: CgroupTree
+    reaper: Reaper
+    overlays: Overlays
+    layers: Layers
+    ranges: UidRanges
+    devices: int
+    bury: Callable[[Cgroup], None] = _bury
+    module: str = "zygote"  # the entry that runs inside; a benchmark adds messages of its own
+    clock: Clock = field(default_factory=SystemClock)
+
+    def close(self) -> None:
+        """Close descriptors and remove the run's own cgroup directories, if they are empty."""
+        self.overlays.close()
+        os.close(self.devices)
+        self.desk.close()
+        self.cgroups.try_remove()
+        self.reaper.close()
+
+
+def open_parts(settings: Settings) -> Parts:
+    """Make folders, cgroup tree and reaper, and move this process into a mount namespace of its own.
+
+    Must run in the event loop, in a process with one thread. Raises RequirementError.
+    """
+    identity.adopt_orphans()
+    layers = Layers(settings)
+    layers.open()
+    node = _node_id(Path(settings.state_dir))
+    run = f"{int(time.time()):x}{secrets.token_hex(3)}"
+    cgroups = CgroupTree.detect(settings.cgroup_parent, node=node, run=run)
+    desk = MountDesk(layers.anchor)
+    return Parts(
+        settings=settings,
+        node=node,
+        run=run,
+        desk=desk,
+        cgroups=cgroups,
+        reaper=Reaper(),
+        overlays=Overlays(desk),
+        layers=layers,
+        ranges=UidRanges(settings.uid_base, settings.zygotes_max),
+        devices=mounts.devices(),
+    )
+
+
+def _node_id(state_dir: Path) -> str:
+    """Names everything of this state directory in the kernel, over restarts."""
+    path = state_dir / "node-id"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text().strip()
+    beside = path.with_name(".node-id")
+    beside.write_text(f"n{secrets.token_hex(4)}\n")
+    os.rename(beside, path)
+    return path.read_text().strip()

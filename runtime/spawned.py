@@ -1,0 +1,77 @@
+"""Programs that pagurusd starts as other users: the gateway and builders. Runs in pagurusd, then in the child.
+
+They get no capability, cannot gain one, and die with pagurusd. Descriptors pass by explicit list only.
+"""
+
+import os
+import pwd
+import socket
+from collections.abc import Mapping, Sequence
+
+from runtime import packets, syscalls
+from runtime.errors import RequirementError
+from runtime.sandbox import children, identity
+from runtime.sandbox.cgroup import Cgroup
+from runtime.sandbox.children import Steps
+
+
+def start_as(
+    user: str,
+    command: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    descriptors: Sequence[int],
+    cgroup: Cgroup | None = None,
+    directory: str = "/",
+    open_files: int = 65536,
+) -> int:
+    """Start `command` as `user`; its pid, which the caller reaps. descriptors[i] becomes descriptor i there.
+
+    They stay the caller's here. A child that cannot exec exits with EXIT_FAILED and says why on stderr.
+    Raises RequirementError for an unknown user.
+    """
+    try:
+        record = pwd.getpwnam(user)
+    except KeyError:
+        raise RequirementError(f"there is no user {user!r}", hint="run scripts/setup") from None
+
+    def body(end: socket.socket, steps: Steps) -> None:
+        end.close()
+        if cgroup is not None:
+            steps("cgroup")
+            cgroup.join_self()
+        steps("descriptors")
+        # First above all targets, so that placing one cannot overwrite another.
+        high = [os.dup2(os.dup(fd), 100 + index, inheritable=False) for index, fd in enumerate(descriptors)]
+        for index, fd in enumerate(high):
+            os.dup2(fd, index)
+        syscalls.close_range(len(high))
+        steps("identity")
+        identity.set_resource_limits(open_files=open_files)
+        identity.keep_capabilities(frozenset())
+        os.setgroups([])
+        os.setresgid(record.pw_gid, record.pw_gid, record.pw_gid)
+        os.setresuid(record.pw_uid, record.pw_uid, record.pw_uid)
+        identity.forbid_new_privileges()
+        identity.die_with_parent()
+        os.umask(0o022)
+        os.chdir(directory)
+        steps("exec")
+        os.execve(command[0], list(command), dict(environ))
+
+    ours, theirs = packets.packet_pair()
+    with ours, theirs:
+        return children.fork_child(body, theirs)
+
+
+def passed_environ(source: Mapping[str, str]) -> dict[str, str]:
+    """Variables that programs of ours may see: language, certificates, proxies, package index."""
+    kept = ("LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    prefixes = ("PIP_", "UV_")
+    proxies = ("http_proxy", "https_proxy", "no_proxy")
+    found = {
+        name: value
+        for name, value in source.items()
+        if name in kept or name.startswith(prefixes) or name.lower() in proxies
+    }
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **found}
