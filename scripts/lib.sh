@@ -9,6 +9,9 @@ readonly SYSTEM_PYTHON=/usr/bin/python3
 readonly GATEWAY_USER=${PAGURUS_GATEWAY_USER:-pagurus}
 readonly BUILDER_USER=${PAGURUS_BUILDER_USER:-pagurus-build}
 QUIET=${QUIET:-}
+unset PYTHONHOME PYTHONPATH # of another Python, as likely as not
+_step_log='' _step_ticker=''
+trap _end_step EXIT
 
 say() {
     [ -n "$QUIET" ] || printf '%s\n' "$*"
@@ -56,9 +59,8 @@ need_absolute() {
 _tick() {
     local message=$1 log=$2 started=$SECONDS last='' pause
     trap 'exit 0' TERM
-    trap '' INT
     exec {pause}<> <(:) # nothing ever comes from it: `read -t` on it is a sleep without a process to clean up
-    while true; do
+    while kill -0 "$$" 2>/dev/null; do # $$: the script, which may be killed
         read -r -t 1 -u "$pause" _ || true
         [ -n "$QUIET" ] && continue
         last=$(tail -n 1 "$log" 2>/dev/null | tr -d '\000-\037' | cut -c 1-60 || true)
@@ -70,31 +72,37 @@ _tick() {
     done
 }
 
+# Whatever way a script ends: no ticker and no log of a step stay.
+_end_step() {
+    [ -z "$_step_ticker" ] || kill "$_step_ticker" 2>/dev/null || true
+    [ -z "$_step_ticker" ] || wait "$_step_ticker" 2>/dev/null || true
+    [ -z "$_step_log" ] || rm -f "$_step_log"
+    _step_ticker='' _step_log=''
+}
+
 # step MESSAGE COMMAND...: runs a command with its output in a log file, which is shown when it fails.
 # Not to be called in a condition: `set -e` would then be off inside the command.
 step() {
-    local message=$1 log status ticker started=$SECONDS
+    local message=$1 status started=$SECONDS
     shift
-    log=$(mktemp "${TMPDIR:-/tmp}/pagurus-step.XXXXXX")
+    _step_log=$(mktemp "${TMPDIR:-/tmp}/pagurus-step.XXXXXX")
     [ -t 1 ] || say "  $message …"
-    _tick "$message" "$log" &
-    ticker=$!
+    _tick "$message" "$_step_log" &
+    _step_ticker=$!
     set +e
     (
         set -e
+        exec 9>&- # setup's lock: a daemon that a package starts would keep it
         "$@"
-    ) >"$log" 2>&1 </dev/null
+    ) >"$_step_log" 2>&1 </dev/null
     status=$?
     set -e
-    kill "$ticker" 2>/dev/null || true
-    wait "$ticker" 2>/dev/null || true
     [ ! -t 1 ] || printf '\r\033[K'
     if [ "$status" != 0 ]; then
         printf '%s: failed (status %d): %s; the end of what it said:\n' "${0##*/}" "$status" "$message" >&2
-        tail -n 40 "$log" | sed 's/^/  | /' >&2
-        rm -f "$log"
+        tail -n 40 "$_step_log" | sed 's/^/  | /' >&2
         exit 1
     fi
-    rm -f "$log"
+    _end_step
     say "  $message: done in $((SECONDS - started)) s"
 }
