@@ -242,7 +242,14 @@ def _listener(settings: Settings) -> socket.socket:
 
 
 def _open_files_max() -> int:
-    return min(1 << 20, max(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    """A sandbox takes about a dozen. Root without CAP_SYS_RESOURCE cannot raise the hard limit."""
+    wanted = min(1 << 20, int(Path("/proc/sys/fs/nr_open").read_text()))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), wanted))
+    except (ValueError, PermissionError):
+        return min(wanted, hard)
+    return wanted
 
 
 def _notify(state: str) -> None:

@@ -97,6 +97,7 @@ def die_with_parent() -> None:
 def set_resource_limits(*, open_files: int = 1024) -> None:
     """No core dumps, and a bounded number of open files, for this process and all it forks."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    open_files = min(open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
 
 
