@@ -24,7 +24,7 @@ from runtime.errors import ConfigError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BIN = Path(sys.executable).parent
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 60.0
 READY_POLL_S = 0.05
 SAY_EVERY_S = 2.0
 STOP_MARGIN_S = 10.0
@@ -83,7 +83,7 @@ class Daemon:
             if now - started > READY_TIMEOUT_S:
                 raise DemoError(f"pagurusd was not ready after {READY_TIMEOUT_S:.0f} s: {answer}")
             if now - said > SAY_EVERY_S:
-                print(f"  … {now - started:.0f} s: {answer}", flush=True)
+                print(f"  … {now - started:.0f} s: {answer}; its log: {self._last_line()}", flush=True)
                 said = now
             time.sleep(READY_POLL_S)
 
@@ -99,6 +99,10 @@ class Daemon:
             return "the gateway does not listen yet"
         finally:
             connection.close()
+
+    def _last_line(self) -> str:
+        lines = Path(self.log_path).read_text(errors="replace").splitlines()
+        return lines[-1][:160] if lines else "empty"
 
     def stop(self) -> int:
         """SIGTERM, wait for its drain; a second Ctrl-C hurries it. Returns its exit status."""
