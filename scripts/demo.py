@@ -25,6 +25,7 @@ from runtime.errors import ConfigError
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BIN = Path(sys.executable).parent
 READY_TIMEOUT_S = 60.0
+ZYGOTES_TIMEOUT_S = 20.0
 READY_POLL_S = 0.05
 SAY_EVERY_S = 2.0
 STOP_MARGIN_S = 10.0
@@ -87,16 +88,33 @@ class Daemon:
                 said = now
             time.sleep(READY_POLL_S)
 
+    def wait_zygotes(self) -> None:
+        """Return when the new functions have their zygotes: a call right after a deploy may come before them."""
+        deadline = time.monotonic() + ZYGOTES_TIMEOUT_S
+        print("waiting for the zygotes of these functions", flush=True)
+        while (missing := self._missing()) and time.monotonic() < deadline:
+            time.sleep(READY_POLL_S)
+        if missing:
+            print(f"  going on without: {'; '.join(missing)}", flush=True)
+
+    def _missing(self) -> list[str]:
+        status, text = self._ask_ready()
+        return list(json.loads(text).get("missing", [])) if status == 200 else [text]
+
     def _readiness(self) -> str:
         """'' when ready, or what is not yet so."""
+        status, text = self._ask_ready()
+        return "" if status == 200 else text
+
+    def _ask_ready(self) -> tuple[int, str]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
         try:
             connection.request("GET", "/readyz")
             answer = connection.getresponse()
             text = answer.read().decode(errors="replace").strip()
-            return "" if answer.status == 200 else text or f"HTTP {answer.status}"
+            return answer.status, text or f"HTTP {answer.status}"
         except (OSError, http.client.HTTPException):
-            return "the gateway does not listen yet"
+            return 0, "the gateway does not listen yet"
         finally:
             connection.close()
 
@@ -201,6 +219,7 @@ def demonstrate(daemon: Daemon) -> None:
     url = f"http://{daemon.settings.listen}"
     for example in EXAMPLE_RUNS:
         deploy(url, example)
+    daemon.wait_zygotes()
     for example in EXAMPLE_RUNS:
         print(f"\n{example.name} {json.dumps(example.parameter)}")
         for _ in range(2):
