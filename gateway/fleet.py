@@ -118,6 +118,10 @@ class Fleet:
             await invocation.future
         return invocation
 
+    def current(self, name: FunctionName) -> Version:
+        """The current version of a deployed function."""
+        return self._versions[name]
+
     async def wait_empty(self) -> None:
         """Wait until no invocation runs."""
         while self._invocations:

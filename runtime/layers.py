@@ -10,6 +10,7 @@ import os
 import pwd
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,9 @@ _INSIDE = ("frames.py", "fork/__init__.py", "fork/zygote.py", "fork/worker.py", 
 class Layers:
     """Paths of everything stored, and the only code that adds or removes there."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, inside: Mapping[str, bytes] | None = None) -> None:
+        """inside: more files for the package that runs inside zygotes, by path (benchmarks measure from there)."""
+        self._inside = dict(inside or {})
         self._root = Path(settings.state_dir)
         self._settings = settings
         self.skeleton = Path()
@@ -165,6 +168,7 @@ class Layers:
         package = Path(__file__).resolve().parent
         files = {f"_pagurus/{name}": (package / name).read_bytes() for name in _INSIDE}
         files["_pagurus/__init__.py"] = b""
+        files |= {f"_pagurus/{name}": data for name, data in self._inside.items()}
         files["init"] = (package / "sandbox/init").read_bytes()
         extension = next((package / "fork").glob("_spawn*.so"), None)
         if extension is None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,13 +49,13 @@ class Parts:
         self.reaper.close()
 
 
-def open_parts(settings: Settings) -> Parts:
+def open_parts(settings: Settings, inside: Mapping[str, bytes] | None = None) -> Parts:
     """Make folders, cgroup tree and reaper, and move this process into a mount namespace of its own.
 
-    Must run in the event loop, in a process with one thread. Raises RequirementError.
+    Must run in the event loop, in a process with one thread. `inside`: see Layers. Raises RequirementError.
     """
     identity.adopt_orphans()
-    layers = Layers(settings)
+    layers = Layers(settings, inside)
     layers.open()
     node = _node_id(Path(settings.state_dir))
     run = f"{int(time.time()):x}{secrets.token_hex(3)}"

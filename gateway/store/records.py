@@ -128,7 +128,7 @@ class RecordStore:
         )
         return found[0] if found else None
 
-    async def list(self, function: str | None, limit: int) -> list[Record]:
+    async def newest(self, function: str | None, limit: int) -> list[Record]:
         """The newest records, newest first, without their output."""
         await self.flush()
         where, arguments = ("", ()) if function is None else ("WHERE function = ?", (function,))
@@ -165,8 +165,8 @@ def _row(record: Record) -> _Row:
         record.start_kind,
         msgspec.json.encode(record.phases).decode(),
         msgspec.json.encode(record.error).decode() if record.error else None,
-        record.stdout,
-        record.stderr,
+        record.stdout.replace("\0", "\ufffd"),  # SQLite's JSON ends a text there
+        record.stderr.replace("\0", "\ufffd"),
         record.started_s,
         record.duration_ms,
     )

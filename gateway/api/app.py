@@ -1,0 +1,41 @@
+"""The routes of the HTTP surface."""
+
+from pathlib import Path
+
+from gateway.api.functions import FunctionRoutes
+from gateway.api.http import HostGuard, Route, Router, Server
+from gateway.api.invocations import InvocationRoutes
+from gateway.api.node import NodeRoutes
+from gateway.services import Services
+from runtime.config import listen_address
+
+
+def make_router(services: Services, store_dir: Path) -> Router:
+    """All routes; openapi.py describes each."""
+    functions = FunctionRoutes(services, store_dir)
+    invocations = InvocationRoutes(services)
+    node = NodeRoutes(services)
+    return Router(
+        [
+            Route("GET", "/", node.index),
+            Route("GET", "/v1/functions", functions.newest),
+            Route("GET", "/v1/functions/{name}", functions.get),
+            Route("PUT", "/v1/functions/{name}", functions.put),
+            Route("DELETE", "/v1/functions/{name}", functions.delete),
+            Route("POST", "/v1/functions/{name}/invocations", invocations.invoke),
+            Route("GET", "/v1/invocations", invocations.newest),
+            Route("GET", "/v1/invocations/{id}", invocations.get),
+            Route("GET", "/v1/sandboxes", node.sandboxes),
+            Route("GET", "/v1/zygotes", node.zygotes),
+            Route("GET", "/v1/status", node.status),
+            Route("GET", "/healthz", node.healthz),
+            Route("GET", "/readyz", node.readyz),
+            Route("GET", "/openapi.json", node.openapi),
+        ]
+    )
+
+
+def make_server(services: Services, store_dir: Path) -> Server:
+    """The HTTP server, not listening yet."""
+    host, _ = listen_address(services.settings)
+    return Server(make_router(services, store_dir), HostGuard(host))

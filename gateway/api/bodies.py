@@ -1,0 +1,208 @@
+"""Reading what clients send: bounded while it streams, and with a time limit."""
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+from aiohttp import BodyPartReader, web
+from aiohttp.web_exceptions import HTTPException
+
+from gateway.api.problems import problem
+from gateway.deploys import DeploySettings
+from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
+
+BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
+UPLOAD_TIMEOUT_S = 600.0
+SETTINGS_BYTES_MAX = 256 * 1024
+REQUIREMENTS_BYTES_MAX = 64 * 1024
+ENVIRON_BYTES_MAX = 4096
+
+RANGES: dict[str, tuple[float, float]] = {
+    "memory_bytes": (16 * MIB, 64 * 1024 * MIB),
+    "pids": (4, 4096),
+    "cpu_millis": (10, 64_000),
+    "timeout_s": (0.01, 900),
+    "tmp_bytes": (0, 4096 * MIB),
+    "request_bytes": (1, 6 * MIB),
+    "result_bytes": (1, 6 * MIB),
+    "log_bytes": (0, 4 * MIB),
+}
+
+_raw = msgspec.json.Decoder(msgspec.Raw)
+
+
+class _LimitsBody(msgspec.Struct, forbid_unknown_fields=True):
+    memory_bytes: int | None = None
+    pids: int | None = None
+    cpu_millis: int | None = None
+    timeout_s: float | None = None
+    tmp_bytes: int | None = None
+    request_bytes: int | None = None
+    result_bytes: int | None = None
+    log_bytes: int | None = None
+
+
+class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
+    runtime: str | None = None
+    handler: str = "main.main"
+    requirements: str | None = None
+    limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
+    environ: dict[str, str] = {}
+
+
+async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
+    """The invocation's JSON parameter, `null` for an empty body. Raises ProblemError."""
+    content = request.content
+    if request.body_exists:
+        length = request.content_length
+        if length is not None and length > limit_bytes:
+            raise _too_large("request_bytes", limit_bytes, f"the body has {length} bytes")
+        body = await _read(content, limit_bytes, "request_bytes")
+    else:
+        body = b""
+    return check_json(body) if body else b"null"
+
+
+def check_json(body: bytes) -> bytes:
+    """The body, if it is JSON. Raises ProblemError malformed-json."""
+    try:
+        _raw.decode(body)
+        if not body.isascii():
+            body.decode()
+    except RecursionError:
+        raise problem("malformed-json", "the JSON is nested too deep") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise problem("malformed-json", str(error)) from error
+    return body
+
+
+async def read_deploy(
+    request: web.BaseRequest, *, upload_bytes: int, store_dir: Path, runtimes: tuple[RuntimeName, ...]
+) -> tuple[DeploySettings, int]:
+    """Settings and a descriptor of the archive, which is the caller's. Raises ProblemError."""
+    if request.content_type != "multipart/form-data":
+        raise problem("unsupported-media-type", f"a deploy is multipart/form-data, not {request.content_type}")
+    settings: DeploySettings | None = None
+    archive = -1
+    try:
+        async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+            async for part in await request.multipart():
+                name = part.name if isinstance(part, BodyPartReader) else None
+                if name == "settings" and settings is None and isinstance(part, BodyPartReader):
+                    settings = parse_settings(await _read_part(part, SETTINGS_BYTES_MAX, "settings"), runtimes)
+                elif name == "code" and archive < 0 and isinstance(part, BodyPartReader):
+                    archive = await _spool(part, upload_bytes, store_dir)
+                else:
+                    raise problem("malformed-upload", f"unexpected part {name!r}: settings and code, once each")
+        if settings is None:
+            settings = parse_settings(b"{}", runtimes)
+        if archive < 0:
+            raise problem("malformed-upload", "the part `code` is missing: the archive (zip or tar)")
+    except TimeoutError as error:
+        _close(archive)
+        raise problem("request-timed-out", f"the upload took longer than {UPLOAD_TIMEOUT_S:g} s") from error
+    except (ValueError, AssertionError, web.RequestPayloadError, HTTPException) as error:
+        _close(archive)
+        raise problem("malformed-upload", f"cannot read the multipart body: {error}") from error
+    except BaseException:
+        _close(archive)
+        raise
+    return settings, archive
+
+
+def parse_settings(body: bytes, runtimes: tuple[RuntimeName, ...]) -> DeploySettings:
+    """Checked settings of a deploy. Raises ProblemError invalid-settings that names the setting."""
+    try:
+        found = msgspec.json.decode(body, type=_SettingsBody)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problem("invalid-settings", f"settings: {error}") from error
+    if not runtimes:
+        raise problem("not-ready", "pagurusd has no runtime")
+    runtime = RuntimeName(found.runtime or runtimes[0])
+    if runtime not in runtimes:
+        raise problem("invalid-settings", f"runtime is {runtime!r}, this node has {', '.join(runtimes)}")
+    if not HANDLER_PATTERN.fullmatch(found.handler):
+        raise problem("invalid-settings", f"handler is {found.handler!r}, not MODULE.FUNCTION like main.main")
+    requirements = found.requirements or ""
+    if len(requirements.encode()) > REQUIREMENTS_BYTES_MAX:
+        raise problem("invalid-settings", f"requirements is longer than {REQUIREMENTS_BYTES_MAX} bytes")
+    return DeploySettings(
+        runtime=runtime,
+        handler=found.handler,
+        requirements=requirements,
+        limits=_limits(found.limits),
+        environ=_environ(found.environ),
+    )
+
+
+def _limits(found: _LimitsBody) -> Limits:
+    given = {name: value for name, value in msgspec.structs.asdict(found).items() if value is not None}
+    for name, value in given.items():
+        low, high = RANGES[name]
+        if not low <= value <= high:
+            raise problem("invalid-settings", f"limits.{name} is {value:g}: it must be {low:g} to {high:g}")
+    return Limits(**given)
+
+
+def _environ(found: dict[str, str]) -> dict[str, str]:
+    for name, value in found.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise problem("invalid-settings", f"environ has {name!r}: a name is not empty, without '=' and NUL")
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in found.items())
+    if size > ENVIRON_BYTES_MAX:
+        raise problem("invalid-settings", f"environ has {size} bytes in all, the limit is {ENVIRON_BYTES_MAX}")
+    return found
+
+
+async def _read(content: object, limit_bytes: int, limit_name: str) -> bytes:
+    reader = content
+    chunk: bytes = reader.read_nowait()  # type: ignore[attr-defined]
+    if len(chunk) <= limit_bytes and reader.at_eof():  # type: ignore[attr-defined]
+        return chunk
+    chunks, size = [chunk], len(chunk)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while size <= limit_bytes:
+                chunk = await reader.readany()  # type: ignore[attr-defined]
+                if not chunk and reader.at_eof():  # type: ignore[attr-defined]
+                    return b"".join(chunks)
+                chunks.append(chunk)
+                size += len(chunk)
+    except TimeoutError as error:
+        raise problem("request-timed-out", f"the body took longer than {BODY_TIMEOUT_S:g} s") from error
+    except web.RequestPayloadError as error:
+        raise problem("bad-request", f"the body cannot be read: {error}") from error
+    raise _too_large(limit_name, limit_bytes, "the body is longer")
+
+
+async def _read_part(part: BodyPartReader, limit_bytes: int, name: str) -> bytes:
+    body = bytearray()
+    while chunk := await part.read_chunk():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise _too_large(name, limit_bytes, f"the part `{name}` is longer")
+    return bytes(body)
+
+
+async def _spool(part: BodyPartReader, limit_bytes: int, store_dir: Path) -> int:
+    """Write a part to a file without a name; its descriptor, at offset 0."""
+    with tempfile.TemporaryFile(dir=store_dir, buffering=0) as file:
+        size = 0
+        while chunk := await part.read_chunk(65536):
+            size += len(chunk)
+            if size > limit_bytes:
+                raise _too_large("upload_bytes", limit_bytes, "the archive is longer")
+            file.write(chunk)
+        file.seek(0)
+        return os.dup(file.fileno())
+
+
+def _too_large(name: str, limit_bytes: int, found: str) -> Exception:
+    return problem("request-too-large", f"{found}; {name} is {limit_bytes} bytes", headers={"Connection": "close"})
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)

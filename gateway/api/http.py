@@ -1,0 +1,195 @@
+"""The HTTP server below the routes: matching, the guard against foreign hosts, errors as problem documents.
+
+aiohttp's low-level server, without its application layer: one dictionary step a request instead of a
+router, middlewares and signals, which cost as much as a whole warm invocation.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import unquote
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.api import problems
+from gateway.invocation import Failure
+from runtime.errors import PagurusError
+
+log = logging.getLogger(__name__)
+
+FIRST_REQUEST_TIMEOUT_S = 20.0
+KEEP_ALIVE_S = 75.0
+LINGERING_S = 3.0  # read and drop the rest of a refused body, so that the client sees the answer
+HOSTS_CACHED_MAX = 64
+
+Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
+"""A handler gets the request and the value of the path's one parameter, or ''."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. `path` may have one {parameter} segment."""
+
+    method: str
+    path: str
+    handler: Handler
+
+
+class Router:
+    """Finds the route of a path. Segments are split before they are decoded: %2F never splits."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        self._paths: list[tuple[list[str], dict[str, Handler]]] = []
+        for route in routes:
+            segments = route.path.split("/")
+            for known, methods in self._paths:
+                if known == segments:
+                    methods[route.method] = route.handler
+                    break
+            else:
+                self._paths.append((segments, {route.method: route.handler}))
+        self._paths.sort(key=lambda entry: -len(entry[0]))
+
+    def find(self, method: str, path: str) -> tuple[Handler, str]:
+        """Handler and parameter. Raises ProblemError: not-found, method-not-allowed."""
+        segments = path.split("/")
+        for known, methods in self._paths:
+            if len(known) != len(segments):
+                continue
+            parameter = _match(known, segments)
+            if parameter is None:
+                continue
+            handler = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+            if handler is None:
+                allowed = ", ".join(sorted(methods))
+                raise problems.problem(
+                    "method-not-allowed", f"{path} takes {allowed}, not {method}", headers={"Allow": allowed}
+                )
+            return handler, parameter
+        detail = f"there is nothing at {path[:200]}"
+        if path.startswith("/v1/functions/"):
+            detail += "; a function's name has no slash: a-z, then a-z, 0-9 or '-', at most 63 characters"
+        raise problems.problem("not-found", detail)
+
+
+class HostGuard:
+    """Refuses requests that a web page of another origin made the browser send (DNS rebinding)."""
+
+    def __init__(self, listen_host: str) -> None:
+        self._listen_host = listen_host
+        self._good: set[str] = set()
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Raises ProblemError forbidden-host."""
+        headers = request.headers
+        host = headers.get("Host", "localhost")
+        if host not in self._good:
+            self._admit(host, "Host")
+        origin = headers.get("Origin")
+        if origin is not None:
+            self._admit(origin.partition("://")[2], "Origin")
+
+    def _admit(self, host: str, header: str) -> None:
+        if not self._is_ours(host):
+            raise problems.problem(
+                "forbidden-host", f"{header} is {host[:100]!r}: this node answers to loopback names only"
+            )
+        if len(self._good) < HOSTS_CACHED_MAX:
+            self._good.add(host)
+
+    def _is_ours(self, host: str) -> bool:
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if name.lower().rstrip(".") in ("localhost", self._listen_host):
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+
+class ProblemHandler(RequestHandler):
+    """One connection: its protocol errors are problem documents, and it must ask something soon."""
+
+    __slots__ = ("_first_request_timer",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        loop = asyncio.get_running_loop()
+        self._first_request_timer = loop.call_later(FIRST_REQUEST_TIMEOUT_S, self._close_if_silent)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._first_request_timer.cancel()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("request failed", exc_info=exc)
+            failure = Failure(word="internal", detail="the gateway failed; its log has the reason")
+        else:
+            failure = Failure(word="bad-request", detail=str(message or exc or "malformed HTTP")[:300])
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun: it cannot become a problem document")
+        response = problems.respond(failure)
+        response.force_close()
+        return response
+
+    def _close_if_silent(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
+
+
+class Server(web.Server):
+    """Serves `router` behind `guard`."""
+
+    def __init__(self, router: Router, guard: HostGuard) -> None:
+        super().__init__(self._dispatch)
+        self._router = router
+        self._guard = guard
+
+    def __call__(self) -> RequestHandler:
+        return ProblemHandler(
+            self,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=LINGERING_S,
+            access_log=None,  # type: ignore[arg-type]
+        )
+
+    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            self._guard.check(request)
+            path = request.raw_path.partition("?")[0]
+            if not path.startswith("/"):
+                path = request.rel_url.raw_path
+            handler, parameter = self._router.find(request.method, path)
+            return await handler(request, parameter)
+        except problems.ProblemError as error:
+            return problems.respond(error.failure, status=error.status, headers=error.headers)
+        except web.HTTPException as error:
+            return problems.respond(Failure(word="bad-request", detail=error.reason))
+        except PagurusError as error:
+            log.error("request failed: %s", error)
+            return problems.respond(Failure(word="internal", detail=str(error)))
+
+
+def _match(known: list[str], segments: list[str]) -> str | None:
+    """The parameter ('' if the path has none), or None when the path is another."""
+    parameter = ""
+    for expected, found in zip(known, segments, strict=True):
+        if expected == found:
+            continue
+        if not expected.startswith("{") or not found:
+            return None
+        parameter = unquote(found) if "%" in found else found
+    return parameter

@@ -1,0 +1,169 @@
+"""Routes that look at this node: sandboxes, zygotes, status, health, the API's description."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from gateway.api import problems
+from gateway.api.openapi import DOCUMENT
+from gateway.scheduler.pool import State
+from gateway.scheduler.zygotes import ZygoteEntry
+from gateway.services import Services
+from runtime.protocol import NodeStatus
+
+_STATES = {State.ADOPTING: "starting", State.IDLE: "idle", State.LEASED: "busy", State.DYING: "dying"}
+_OPENAPI = msgspec.json.encode(DOCUMENT)
+_INDEX = msgspec.json.encode(
+    {
+        "service": "pagurus",
+        "openapi": "/openapi.json",
+        "functions": "/v1/functions",
+        "status": "/v1/status",
+    }
+)
+
+
+class NodeRoutes:
+    """Handlers that only read."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def index(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
+        """GET /."""
+        return web.Response(body=_INDEX, content_type="application/json")
+
+    async def openapi(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
+        """GET /openapi.json."""
+        return web.Response(body=_OPENAPI, content_type="application/json")
+
+    async def healthz(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
+        """GET /healthz."""
+        return _json({"status": "alive"})
+
+    async def readyz(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
+        """GET /readyz."""
+        if self._services.stopping.is_set():
+            raise problems.problem("draining", "this node stops and takes no new work", headers={"Retry-After": "1"})
+        if not self._services.keeper.has_base():
+            reasons = "; ".join(self._services.keeper.missing())
+            raise problems.problem("not-ready", reasons, headers={"Retry-After": "1"})
+        return _json({"status": "ready", "missing": self._services.keeper.missing()})
+
+    async def sandboxes(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
+        """GET /v1/sandboxes."""
+        pools = self._services.fleet.pools
+        kernel = {one.sandbox: one for one in (await self._node_status()).sandboxes}
+        rows: list[dict[str, Any]] = []
+        for sandbox in pools.sandboxes.values():
+            rows.append(
+                {
+                    "id": sandbox.id,
+                    "state": "frozen" if sandbox.frozen else _STATES[sandbox.state],
+                    "function": sandbox.function,
+                    "version": sandbox.version,
+                    "zygote": sandbox.zygote,
+                    "environment": None,
+                }
+            )
+        for standby in pools.sources.standbys.values():
+            rows.append(
+                {
+                    "id": standby.sandbox,
+                    "state": "standby",
+                    "function": None,
+                    "version": None,
+                    "zygote": standby.zygote,
+                    "environment": standby.environment,
+                }
+            )
+        for row in rows:
+            found = kernel.get(row["id"])
+            row["memory_bytes"] = found.memory_bytes if found else None
+            row["pid"] = found.pid if found else None
+            row["uid"] = found.uid if found else None
+        return _json({"sandboxes": rows})
+
+    async def zygotes(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
+        """GET /v1/zygotes."""
+        entries = self._services.keeper.zygotes.entries.values()
+        return _json({"zygotes": [self._zygote(entry) for entry in entries]})
+
+    async def status(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
+        """GET /v1/status."""
+        services = self._services
+        node = await self._node_status()
+        fleet, welcome, settings = services.fleet, services.welcome, services.settings
+        missing = services.keeper.missing()
+        return _json(
+            {
+                "node": welcome.node,
+                "run": welcome.run,
+                "version": welcome.version,
+                "runtimes": welcome.runtimes,
+                "uptime_s": services.clock.monotonic_s() - services.started_s,
+                "state": "draining" if services.stopping.is_set() else "ready" if not missing else "starting",
+                "missing": missing,
+                "counts": {
+                    "functions": len(services.registry.functions),
+                    "sandboxes": len(fleet.pools.sandboxes),
+                    "standbys": len(fleet.pools.sources.standbys),
+                    "starting": fleet.pools.starting_count,
+                    "zygotes": len(fleet.pools.sources.zygotes),
+                    "running": fleet.running_count,
+                    "waiting": fleet.pools.waiting_count,
+                },
+                "start_kinds": dict(fleet.start_kinds),
+                "failures": dict(fleet.failures),
+                "records_lost": services.records.lost_count,
+                "limits": {
+                    "sandboxes_max": settings.sandboxes_max,
+                    "function_concurrency": settings.function_concurrency,
+                    "queue_per_function": settings.queue_per_function,
+                    "zygotes_max": settings.zygotes_max,
+                    "upload_bytes": settings.upload_bytes,
+                    "idle_timeout_s": settings.idle_timeout_s,
+                    "freeze_after_s": settings.freeze_after_s,
+                },
+                "counters": node.counters,
+                "checks": msgspec.to_builtins(welcome.checks),
+            }
+        )
+
+    async def _node_status(self) -> NodeStatus:
+        try:
+            return await self._services.node.status()
+        except TimeoutError:
+            return NodeStatus(ticket=0)  # pagurusd is busy: show what we know
+
+    def _zygote(self, entry: ZygoteEntry) -> dict[str, Any]:
+        fleet = self._services.fleet
+        live = fleet.pools.sources.zygotes.get(entry.id)
+        environments = entry.spec.environments if entry.spec else sorted(live.environments) if live else ()
+        runtime = entry.spec.runtime if entry.spec else live.runtime if live else None
+        names = [
+            function.name
+            for function in self._services.registry.functions.values()
+            if function.version.runtime == runtime
+            and (function.version.environment.id in environments if function.version.environment else entry.is_base)
+        ]
+        return {
+            "id": entry.id,
+            "runtime": runtime,
+            "state": entry.state,
+            "reason": entry.reason,
+            "tries": entry.tries,
+            "environments": environments,
+            "imports": entry.spec.imports if entry.spec else (),
+            "functions": names,
+            "standbys": sum(one.zygote == entry.id for one in fleet.pools.sources.standbys.values()),
+            "start_ms": entry.start_ms,
+            "memory_bytes": entry.memory_bytes,
+            "import_ms": entry.import_ms,
+            "failed_imports": entry.failed_imports,
+        }
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
