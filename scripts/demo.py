@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from gateway.cli.client import Client, items
 from gateway.cli.invoke import phases_ms
 from runtime.config import Settings, listen_address, load
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, PagurusError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BIN = Path(sys.executable).parent
@@ -88,33 +89,33 @@ class Daemon:
                 said = now
             time.sleep(READY_POLL_S)
 
-    def wait_zygotes(self) -> None:
-        """Return when the new functions have their zygotes: a call right after a deploy may come before them."""
+    def wait_zygotes(self, names: set[str]) -> None:
+        """Return when ready zygotes with standbys cover these functions: a call right after a deploy may be earlier."""
         deadline = time.monotonic() + ZYGOTES_TIMEOUT_S
         print("waiting for the zygotes of these functions", flush=True)
-        while (missing := self._missing()) and time.monotonic() < deadline:
+        while (missing := names - self._covered()) and time.monotonic() < deadline:
             time.sleep(READY_POLL_S)
         if missing:
-            print(f"  going on without: {'; '.join(missing)}", flush=True)
+            print(f"  going on without one for {', '.join(sorted(missing))}", flush=True)
 
-    def _missing(self) -> list[str]:
-        status, text = self._ask_ready()
-        return list(json.loads(text).get("missing", [])) if status == 200 else [text]
+    def _covered(self) -> set[str]:
+        try:
+            zygotes = items(Client(f"http://{self.settings.listen}").get("/v1/zygotes"), "zygotes")
+        except PagurusError:
+            return set()
+        ready = [zygote for zygote in zygotes if zygote.get("state") == "ready" and zygote.get("standbys")]
+        return {name for zygote in ready for name in zygote.get("functions", ())}
 
     def _readiness(self) -> str:
         """'' when ready, or what is not yet so."""
-        status, text = self._ask_ready()
-        return "" if status == 200 else text
-
-    def _ask_ready(self) -> tuple[int, str]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
         try:
             connection.request("GET", "/readyz")
             answer = connection.getresponse()
             text = answer.read().decode(errors="replace").strip()
-            return answer.status, text or f"HTTP {answer.status}"
+            return "" if answer.status == 200 else text or f"HTTP {answer.status}"
         except (OSError, http.client.HTTPException):
-            return 0, "the gateway does not listen yet"
+            return "the gateway does not listen yet"
         finally:
             connection.close()
 
@@ -219,7 +220,7 @@ def demonstrate(daemon: Daemon) -> None:
     url = f"http://{daemon.settings.listen}"
     for example in EXAMPLE_RUNS:
         deploy(url, example)
-    daemon.wait_zygotes()
+    daemon.wait_zygotes({example.name for example in EXAMPLE_RUNS})
     for example in EXAMPLE_RUNS:
         print(f"\n{example.name} {json.dumps(example.parameter)}")
         for _ in range(2):
