@@ -31,19 +31,8 @@ class External:
     """A baseline's driver process: one start a line."""
 
     def __init__(self, kind: str, directory: Path, environment: str, rootfs: str) -> None:
-        environ = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{HERE / 'lib'}:{environment}",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        command = [
-            "/usr/bin/python3",
-            str(HERE / "lib/baseline.py"),
-            kind,
-            str(directory / "main.py"),
-            environment,
-            rootfs,
-        ]
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{HERE / 'lib'}:{environment}", "OPENBLAS_NUM_THREADS": "1"}
+        command = ["/usr/bin/python3", str(HERE / "lib/baseline.py"), kind, str(directory / "main.py"), environment, rootfs]
         if kind == "crun":
             command = ["unshare", "-m", "--propagation", "private", *command]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
@@ -77,13 +66,7 @@ class Http:
         self._log = tempfile.NamedTemporaryFile("w+", prefix="pagurusd-", suffix=".log")
         environ = {**os.environ, "PAGURUS_CGROUP_PARENT": "pagurus-bench", "PAGURUS_STANDBYS_PER_ZYGOTE": "2"}
         self._process = subprocess.Popen(
-            [
-                str(Path(sys.executable).parent / "pagurusd"),
-                "--state-dir",
-                self._state,
-                "--listen",
-                f"127.0.0.1:{self._port}",
-            ],
+            [str(Path(sys.executable).parent / "pagurusd"), "--state-dir", self._state, "--listen", f"127.0.0.1:{self._port}"],
             stderr=self._log,
             env=environ,
         )
