@@ -3,7 +3,7 @@
 A check never raises: what goes wrong inside one is what it found.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime import kernel_probes as kernel
@@ -41,19 +41,6 @@ def check(probe: Probe, settings: Settings) -> Check:
         found = error.message if isinstance(error, RequirementError) else _words(error)
         return Check(name=probe.name, ok=False, required=probe.required, found=found, lost=probe.lost, fix=fix)
     return Check(name=probe.name, ok=True, required=probe.required, found=found)
-
-
-def missing(checks: Iterable[Check]) -> tuple[Check, ...]:
-    """The required checks that failed."""
-    return tuple(check for check in checks if check.required and not check.ok)
-
-
-def require(checks: Iterable[Check]) -> None:
-    """Raise RequirementError that names every required check that failed, for pagurusd's start."""
-    failed = missing(checks)
-    if failed:
-        text = "; ".join(f"{check.name}: {check.found}" for check in failed)
-        raise RequirementError(f"this machine lacks {text}", hint="`pagurus doctor` says what to do")
 
 
 def probes(settings: Settings) -> tuple[Probe, ...]:

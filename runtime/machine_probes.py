@@ -234,7 +234,7 @@ def listen(settings: Settings) -> str:
 def _is_ours(host: str, port: int) -> bool:
     connection = http.client.HTTPConnection(host, port, timeout=1)
     try:
-        connection.request("GET", "/openapi.json")
+        connection.request("GET", "/")
         answer = connection.getresponse()
         return answer.status == 200 and b"agurus" in answer.read(1 << 20)
     except (OSError, http.client.HTTPException):

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from gateway.cli.client import Client, items
 from gateway.cli.invoke import phases_ms
 from runtime.config import Settings, listen_address, load
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, PagurusError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BIN = Path(sys.executable).parent
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 60.0
+ZYGOTES_TIMEOUT_S = 20.0
 READY_POLL_S = 0.05
 SAY_EVERY_S = 2.0
 STOP_MARGIN_S = 10.0
@@ -83,9 +85,26 @@ class Daemon:
             if now - started > READY_TIMEOUT_S:
                 raise DemoError(f"pagurusd was not ready after {READY_TIMEOUT_S:.0f} s: {answer}")
             if now - said > SAY_EVERY_S:
-                print(f"  … {now - started:.0f} s: {answer}", flush=True)
+                print(f"  … {now - started:.0f} s: {answer}; its log: {self._last_line()}", flush=True)
                 said = now
             time.sleep(READY_POLL_S)
+
+    def wait_zygotes(self, names: set[str]) -> None:
+        """Return when ready zygotes with standbys cover these functions: a call right after a deploy may be earlier."""
+        deadline = time.monotonic() + ZYGOTES_TIMEOUT_S
+        print("waiting for the zygotes of these functions", flush=True)
+        while (missing := names - self._covered()) and time.monotonic() < deadline:
+            time.sleep(READY_POLL_S)
+        if missing:
+            print(f"  going on without one for {', '.join(sorted(missing))}", flush=True)
+
+    def _covered(self) -> set[str]:
+        try:
+            zygotes = items(Client(f"http://{self.settings.listen}").get("/v1/zygotes"), "zygotes")
+        except PagurusError:
+            return set()
+        ready = [zygote for zygote in zygotes if zygote.get("state") == "ready" and zygote.get("standbys")]
+        return {name for zygote in ready for name in zygote.get("functions", ())}
 
     def _readiness(self) -> str:
         """'' when ready, or what is not yet so."""
@@ -99,6 +118,10 @@ class Daemon:
             return "the gateway does not listen yet"
         finally:
             connection.close()
+
+    def _last_line(self) -> str:
+        lines = Path(self.log_path).read_text(errors="replace").splitlines()
+        return lines[-1][:160] if lines else "empty"
 
     def stop(self) -> int:
         """SIGTERM, wait for its drain; a second Ctrl-C hurries it. Returns its exit status."""
@@ -197,6 +220,7 @@ def demonstrate(daemon: Daemon) -> None:
     url = f"http://{daemon.settings.listen}"
     for example in EXAMPLE_RUNS:
         deploy(url, example)
+    daemon.wait_zygotes({example.name for example in EXAMPLE_RUNS})
     for example in EXAMPLE_RUNS:
         print(f"\n{example.name} {json.dumps(example.parameter)}")
         for _ in range(2):

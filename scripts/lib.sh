@@ -25,7 +25,7 @@ die() {
 }
 
 need_root() {
-    [ "$(id -u)" = 0 ] || die "needs root: it makes system users, $PREFIX and $STATE_DIR" "sudo $0 $*"
+    [ "$(id -u)" = 0 ] || die "needs root: it makes system users, $PREFIX and $STATE_DIR" "sudo $0${*:+ $*}"
 }
 
 need_debian() {

@@ -96,7 +96,7 @@ def deploy(
     }
     packed = pack(path)
     if not as_json:
-        files = "" if packed.files is None else f"{packed.files} files, "
+        files = {None: "", 1: "1 file, "}.get(packed.files, f"{packed.files} files, ")
         click.echo(f"{name}: uploading {files}{output.size(len(packed.data))}")
     function = _upload(Client(url), name, {k: v for k, v in settings.items() if v is not None}, packed, as_json=as_json)
     if as_json:

@@ -51,5 +51,5 @@ def _verdict(total: int, missing: int, failed: int) -> str:
         return f"{missing} of {total} checks must be mended before pagurusd can run"
     optional = failed - missing
     return f"pagurusd can run here; {total - failed} of {total} checks passed" + (
-        f", {optional} optional ones did not" if optional else ""
+        f"; {optional} optional: see above" if optional else ""
     )

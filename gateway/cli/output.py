@@ -56,6 +56,8 @@ def text(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -50,18 +50,6 @@ def test_an_exception_inside_a_check_is_what_it_found(error, found):
     assert doctor.check(probe(find), Settings()).found == found
 
 
-def test_require_names_all_that_is_missing_at_once():
-    checks = [
-        Check(name="kernel", ok=False, required=True, found="4.19"),
-        Check(name="criu", ok=False, required=False, found="not found"),
-        Check(name="root", ok=False, required=True, found="uid 1000"),
-        Check(name="memory", ok=True, required=True, found="enough"),
-    ]
-    with pytest.raises(RequirementError, match=r"kernel: 4\.19; root: uid 1000"):
-        doctor.require(checks)
-    doctor.require(checks[1:2])
-
-
 def test_names_are_unique():
     names = [probe.name for probe in doctor.probes(Settings())]
     assert len(names) == len(set(names))

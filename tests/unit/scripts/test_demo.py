@@ -19,7 +19,8 @@ ANSWERS = {
 }
 class Gateway(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.answer({"status": "ready"})
+        zygote = {"state": "ready", "standbys": 2, "functions": list(ANSWERS)}
+        self.answer({"zygotes": [zygote]} if "zygotes" in self.path else {"status": "ready"})
     def do_POST(self):
         name = self.path.split("/")[3]
         self.rfile.read(int(self.headers["Content-Length"]))

@@ -260,10 +260,16 @@ def test_status_shows_leaves_by_dotted_name(pagurus, gateway):
     gateway.answer(
         "GET",
         "/v1/status",
-        {"memory": {"used_bytes": 2048}, "runtimes": ["python3.11"], "checks": [{"name": "criu", "ok": False}]},
+        {
+            "uptime_s": 1.71633594,
+            "memory": {"used_bytes": 2048},
+            "runtimes": ["python3.11"],
+            "checks": [{"name": "criu", "ok": False}],
+        },
     )
     out = pagurus("status").stdout
     assert "memory.used_bytes  2 KiB" in out
+    assert "1.716\n" in out
     assert "0 of 1 passed; not criu" in out
 
 
