@@ -4,6 +4,7 @@ Each child is a process group of its own. SIGTERM and SIGINT kill every group an
 143. Where setpriv(1) is, a child also dies when the builder is killed outright.
 """
 
+import errno
 import os
 import re
 import selectors
@@ -93,6 +94,9 @@ def plain(text: str) -> str:
 
 class _Child:
     def __init__(self, command: Command) -> None:
+        program = command.argv[0]
+        if shutil.which(program, path=command.environ.get("PATH", os.defpath)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
         keeper = shutil.which("setpriv")
         prefix = (keeper, "--pdeathsig", "KILL") if keeper else ()
         with tempfile.TemporaryFile() as stdin:
