@@ -269,7 +269,7 @@ def cmdline(pid: str) -> bytes:
         return b""
 
 
-def test_two_builds_at_once_wait_for_each_other(rootfs: Path):
+def test_one_that_is_there_needs_no_lock(rootfs: Path):
     with open(rootfs / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         status, events = base(rootfs)
