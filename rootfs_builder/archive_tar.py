@@ -110,7 +110,8 @@ def _member(header: _Header, stream: _Stream, tree: ArchiveTree, names: _Names) 
         stream.padding(header.size)
         _extend(header.type, payload, names)
     elif header.type in (b"0", b"\0", b"7") and not (header.type == b"\0" and header.name.endswith(b"/")):
-        tree.add_file(header.name, stream.chunks(header.size), executable=bool(header.mode & 0o111))
+        executable = bool(header.mode & 0o111)
+        tree.add_file(header.name, stream.chunks(header.size), size=header.size, executable=executable)
         stream.padding(header.size)
     elif header.type in (b"5", b"\0"):
         if header.size:

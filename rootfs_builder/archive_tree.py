@@ -118,9 +118,14 @@ class ArchiveTree:
         if path:
             self._make_directories(raw, path.split("/"))
 
-    def add_file(self, raw: bytes, chunks: Iterable[bytes], *, executable: bool) -> None:
-        """Write a file from chunks, each of bounded size. Raises BuildError, and what `chunks` raises."""
+    def add_file(self, raw: bytes, chunks: Iterable[bytes], *, size: int, executable: bool) -> None:
+        """Write a file from chunks, each of bounded size. Raises BuildError, and what `chunks` raises.
+
+        size: as the header claims it; only good to refuse early, the chunks are counted all the same.
+        """
         path = checked_path(raw)
+        if self._bytes + size > self._bounds.bytes_max:
+            raise self._bounds.too_large(shown(raw))
         if not path or raw.endswith((b"/", b"/.")):
             raise refusal(raw, "is a file with the name of a directory")
         *parents, _ = path.split("/")

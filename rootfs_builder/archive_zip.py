@@ -86,7 +86,7 @@ def _add(archive: zipfile.ZipFile, member: zipfile.ZipInfo, tree: ArchiveTree) -
     if member.compress_type not in _METHODS:
         name = zipfile.compressor_names.get(member.compress_type, str(member.compress_type))  # type: ignore[attr-defined]
         raise refusal(raw, f"is compressed with {name}", hint="pack it with deflate")
-    tree.add_file(raw, _chunks(archive, member), executable=bool(mode & 0o111))
+    tree.add_file(raw, _chunks(archive, member), size=member.file_size, executable=bool(mode & 0o111))
 
 
 def _raw_name(member: zipfile.ZipInfo) -> bytes:

@@ -4,6 +4,8 @@ Each child is a process group of its own. SIGTERM and SIGINT kill every group an
 143. Where setpriv(1) is, a child also dies when the builder is killed outright.
 """
 
+import contextlib
+import errno
 import os
 import re
 import selectors
@@ -11,11 +13,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
 QUIET_S = 1.0  # the longest silence before on_idle is called
+REAP_LIMIT_S = 1.0  # for killed children to be gone, before the builder goes itself
 OUTPUT_BYTES_MAX = 256 * 1024  # of a child's output, the end is kept
 STATUS_TERMINATED = 128 + signal.SIGTERM
 _ANSI = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
@@ -93,6 +97,9 @@ def plain(text: str) -> str:
 
 class _Child:
     def __init__(self, command: Command) -> None:
+        program = command.argv[0]
+        if shutil.which(program, path=command.environ.get("PATH", os.defpath)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
         keeper = shutil.which("setpriv")
         prefix = (keeper, "--pdeathsig", "KILL") if keeper else ()
         with tempfile.TemporaryFile() as stdin:
@@ -186,4 +193,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _kill_all_and_exit() -> None:
     for group in _live.groups:
         _kill_group(group)
+    deadline = time.monotonic() + REAP_LIMIT_S
+    for child in _live.groups:
+        with contextlib.suppress(ChildProcessError):  # the interrupted code has reaped it
+            while os.waitpid(child, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.001)
     os._exit(STATUS_TERMINATED)
