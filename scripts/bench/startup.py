@@ -27,15 +27,33 @@ EXTERNAL = ("process", "forkserver", "crun")
 Measure = Callable[[], Awaitable[float]]
 
 
+def _unblock() -> None:
+    """The node's reaper blocks SIGCHLD in this process; a baseline must not inherit that."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 class External:
     """A baseline's driver process: one start a line."""
 
     def __init__(self, kind: str, directory: Path, environment: str, rootfs: str) -> None:
-        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{HERE / 'lib'}:{environment}", "OPENBLAS_NUM_THREADS": "1"}
-        command = ["/usr/bin/python3", str(HERE / "lib/baseline.py"), kind, str(directory / "main.py"), environment, rootfs]
+        environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{HERE / 'lib'}:{environment}",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        command = [
+            "/usr/bin/python3",
+            str(HERE / "lib/baseline.py"),
+            kind,
+            str(directory / "main.py"),
+            environment,
+            rootfs,
+        ]
         if kind == "crun":
             command = ["unshare", "-m", "--propagation", "private", *command]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ, preexec_fn=_unblock
+        )
         assert self._process.stdin and self._process.stdout
         self._in, self._out = self._process.stdin, self._process.stdout
         if self._out.readline().strip() != "ready":
@@ -66,9 +84,16 @@ class Http:
         self._log = tempfile.NamedTemporaryFile("w+", prefix="pagurusd-", suffix=".log")
         environ = {**os.environ, "PAGURUS_CGROUP_PARENT": "pagurus-bench", "PAGURUS_STANDBYS_PER_ZYGOTE": "2"}
         self._process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "pagurusd"), "--state-dir", self._state, "--listen", f"127.0.0.1:{self._port}"],
+            [
+                str(Path(sys.executable).parent / "pagurusd"),
+                "--state-dir",
+                self._state,
+                "--listen",
+                f"127.0.0.1:{self._port}",
+            ],
             stderr=self._log,
             env=environ,
+            preexec_fn=_unblock,
         )
         self._wait_ready()
         for name in names:

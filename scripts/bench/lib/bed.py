@@ -153,13 +153,12 @@ class Bed:
         self._ticket += 1
         loop = asyncio.get_running_loop()
         self.offered[self._ticket] = loop.create_future()
-        message = protocol.StartSandbox(
-            ticket=self._ticket, zygote=ZygoteId(zygote), assignment=self.assignments[name]
-        )
+        message = protocol.StartSandbox(ticket=self._ticket, zygote=ZygoteId(zygote), assignment=self.assignments[name])
         frame = pack(FrameKind.INVOKE, b"bench", functions.PARAM, 30_000)
         started_s = time.perf_counter()
         self.node.handle(message, [])
-        sandbox = await self.offered.pop(message.ticket)
+        sandbox = await self.offered[message.ticket]
+        del self.offered[message.ticket]
         end = self.sockets[sandbox]
         end.setblocking(False)
         await loop.sock_sendall(end, frame)
@@ -195,7 +194,12 @@ async def open_bed(*, module: str = "zygote", standbys: int = 2, empty: int = 2)
     settings = config.load(
         None,
         {},
-        {"state_dir": str(STATE), "standbys_per_zygote": standbys, "shells_per_zygote": empty, "cgroup_parent": "pagurus-bench"},
+        {
+            "state_dir": str(STATE),
+            "standbys_per_zygote": standbys,
+            "shells_per_zygote": empty,
+            "cgroup_parent": "pagurus-bench",
+        },
     )
     inside = {"fork/bench_zygote.py": (HERE / "bench_zygote.py").read_bytes()}
     parts = open_parts(settings, inside)
