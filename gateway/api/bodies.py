@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import msgspec
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, StreamReader, web
 from aiohttp.web_exceptions import HTTPException
 
 from gateway.api.problems import problem
@@ -55,13 +55,15 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
     """The invocation's JSON parameter, `null` for an empty body. Raises ProblemError."""
     content = request.content
-    if request.body_exists:
+    if content.is_eof():  # all of it has come with the headers
+        body = content.read_nowait()
+        if len(body) > limit_bytes:
+            raise _too_large("request_bytes", limit_bytes, f"the body has {len(body)} bytes")
+    else:
         length = request.content_length
         if length is not None and length > limit_bytes:
             raise _too_large("request_bytes", limit_bytes, f"the body has {length} bytes")
         body = await _read(content, limit_bytes, "request_bytes")
-    else:
-        body = b""
     return check_json(body) if body else b"null"
 
 
@@ -156,17 +158,14 @@ def _environ(found: dict[str, str]) -> dict[str, str]:
     return found
 
 
-async def _read(content: object, limit_bytes: int, limit_name: str) -> bytes:
-    reader = content
-    chunk: bytes = reader.read_nowait()  # type: ignore[attr-defined]
-    if len(chunk) <= limit_bytes and reader.at_eof():  # type: ignore[attr-defined]
-        return chunk
-    chunks, size = [chunk], len(chunk)
+async def _read(content: StreamReader, limit_bytes: int, limit_name: str) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             while size <= limit_bytes:
-                chunk = await reader.readany()  # type: ignore[attr-defined]
-                if not chunk and reader.at_eof():  # type: ignore[attr-defined]
+                chunk = await content.readany()
+                if not chunk and content.at_eof():
                     return b"".join(chunks)
                 chunks.append(chunk)
                 size += len(chunk)

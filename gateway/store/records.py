@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 0.2
 BATCH_ROWS = 500
+STEP_ROWS = 50
 BACKLOG_MAX = 50_000  # when the disk stands still, older records are lost, with a count
 
 _COLUMNS = (
@@ -109,8 +110,8 @@ class RecordStore:
                 return
             batch = self._writing = dict(self._fresh)
             self._fresh.clear()
-            rows = msgspec.json.encode([_row(record_of(one)) for one in batch.values()]).decode()
             try:
+                rows = await _encode(list(batch.values()))
                 await self._database.run(lambda connection: _insert(connection, rows, self._kept))
             except sqlite3.Error as error:
                 self.lost_count += len(batch)
@@ -153,6 +154,16 @@ def record_of(invocation: Invocation) -> Record:
         started_s=invocation.started_wall_s,
         duration_ms=invocation.phases_ms.get("total", 0.0),
     )
+
+
+async def _encode(batch: list[Invocation]) -> str:
+    """The batch as one JSON text, in small steps: a long one would hold up the invocations."""
+    parts = []
+    for start in range(0, len(batch), STEP_ROWS):
+        rows = [_row(record_of(one)) for one in batch[start : start + STEP_ROWS]]
+        parts.append(msgspec.json.encode(rows)[1:-1])
+        await asyncio.sleep(0)
+    return (b"[" + b",".join(parts) + b"]").decode()
 
 
 def _row(record: Record) -> _Row:
