@@ -7,6 +7,7 @@ code, so nothing that it sends is trusted: not the length, not the order, not th
 import asyncio
 import os
 import socket
+import stat
 from typing import NamedTuple, Protocol
 
 from gateway.output import OutputLog, OutputPipes
@@ -207,7 +208,16 @@ def _frame_bytes(head: bytearray) -> int:
     return HEADER_BYTES + int(id_bytes) + int(payload_bytes)
 
 
-def close_descriptors(descriptors: list[int]) -> None:
-    """Close descriptors of an offer that is not taken."""
+def open_link(
+    loop: asyncio.AbstractEventLoop, sandbox: SandboxId, descriptors: list[int], owner: LinkOwner
+) -> SandboxLink | None:
+    """A link that owns the descriptors of an offer: stream socket, stdout, stderr.
+
+    None when they are something else; then they are closed.
+    """
+    modes = [os.fstat(one).st_mode for one in descriptors]
+    if len(modes) == 3 and stat.S_ISSOCK(modes[0]) and all(map(stat.S_ISFIFO, modes[1:])):
+        return SandboxLink(loop, sandbox, (descriptors[0], descriptors[1], descriptors[2]), owner)
     for descriptor in descriptors:
         os.close(descriptor)
+    return None

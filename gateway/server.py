@@ -97,6 +97,8 @@ class Gateway:
             try:
                 await self._until_stop(services, settings)
             finally:
+                self._link.listen(_refuse)
+                services.fleet.close()
                 await runner.cleanup()
                 for task in tasks:
                     task.cancel()
@@ -202,6 +204,12 @@ class Gateway:
             log.warning("the node link ended: %s", reason)
             self._exit_status = 1
             self._stop.set()
+
+
+def _refuse(_: ToGateway, descriptors: list[int]) -> None:
+    """What comes while the gateway ends: the next one is offered it again."""
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 async def _run(descriptors: Sequence[int]) -> int:
