@@ -335,18 +335,21 @@ class Fleet:
         if answer.import_us:
             invocation.phases_ms["imports"] = answer.import_us / 1000
         invocation.phases_ms["run"] = answer.handler_us / 1000
-        self._finish(invocation, failure)
+        now_s = self._clock.monotonic_s()
+        self._finish(invocation, failure, now_s)
         if not link.is_doomed:
-            now_s = self._clock.monotonic_s()
-            self.carry_out(self.pools.release(link.sandbox, now_s, reusable=is_reusable))
+            decisions = self.pools.release(link.sandbox, now_s, reusable=is_reusable)
+            if decisions:
+                self.carry_out(decisions)
 
-    def _finish(self, invocation: Invocation, failure: Failure | None) -> None:
+    def _finish(self, invocation: Invocation, failure: Failure | None, now_s: float | None = None) -> None:
         """Give an invocation its end, once."""
         if self._invocations.pop(invocation.id, None) is None:
             return
         if invocation.timer is not None:
             invocation.timer.cancel()
-        now_s = self._clock.monotonic_s()
+        if now_s is None:
+            now_s = self._clock.monotonic_s()
         phases = invocation.phases_ms
         phases["queue"] = ((invocation.leased_s or now_s) - invocation.arrived_s) * 1000
         phases["total"] = (now_s - invocation.arrived_s) * 1000

@@ -99,10 +99,20 @@ class SandboxLink:
         self.pipes.log = output
         head = HEADER.pack(MAGIC, kind, len(frame_id), len(payload), time_left_ms, 0) + frame_id
         if len(payload) < JOIN_BYTES_MAX:
-            self._out.append(memoryview(head + payload))
+            frame = head + payload
+            try:
+                sent = self._socket.send(frame)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.is_delivered = False  # the reader sees the end, and what came before it
+                return
+            if sent == len(frame):
+                return
+            self._out.append(memoryview(frame)[sent:])
         else:
             self._out += [memoryview(head), memoryview(payload)]
-        self._write(is_first=len(self._out) < 3)
+        self._write(is_first=True)
 
     def poll(self) -> None:
         """Take what the worker sent before it ended."""

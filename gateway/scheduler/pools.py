@@ -129,9 +129,10 @@ class Pools:
             self._kill(sandbox, "evicted", out)
         else:
             self._make_idle(pool, sandbox, now_s)
-            self._pump(pool, out)
-            if self._hungry and self._is_full():
-                self._pump_all(out)
+            if self._hungry:
+                self._pump(pool, out)
+                if self._is_full():
+                    self._pump_all(out)
         return out
 
     # --- sandboxes ---------------------------------------------------------------------------------------
