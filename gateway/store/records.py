@@ -8,7 +8,6 @@ import asyncio
 import logging
 import sqlite3
 from collections import OrderedDict
-from typing import Any
 
 import msgspec
 
@@ -22,23 +21,8 @@ BATCH_ROWS = 500
 STEP_ROWS = 50
 BACKLOG_MAX = 50_000  # when the disk stands still, older records are lost, with a count
 
-_COLUMNS = (
-    "id",
-    "function",
-    "version",
-    "status",
-    "error_type",
-    "start_kind",
-    "phases",
-    "error",
-    "stdout",
-    "stderr",
-    "started_s",
-    "duration_ms",
-)
 
-
-class Record(msgspec.Struct, kw_only=True):
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One ended invocation, as it is stored and as the API shows it. error_type: word of the problem."""
 
     id: str
@@ -49,26 +33,20 @@ class Record(msgspec.Struct, kw_only=True):
     start_kind: str | None
     phases: dict[str, float]
     error: UserError | None
-    detail: str | None = None
-    stdout: str
-    stderr: str
     started_s: float
     duration_ms: float
+    stdout: str = ""
+    stderr: str = ""
 
 
-class _Row(msgspec.Struct, array_like=True):
-    id: str
-    function: str
-    version: str
-    status: str
-    error_type: str | None
-    start_kind: str | None
-    phases: str
-    error: str | None
-    stdout: str
-    stderr: str
-    started_s: float
-    duration_ms: float
+class _Output(msgspec.Struct):
+    stdout: str = ""
+    stderr: str = ""
+
+
+_record = msgspec.json.Decoder(Record)
+_output = msgspec.json.Decoder(_Output)
+_Row = tuple[str, str, str, str | None]  # id, function, body: a Record without output, output
 
 
 class RecordStore:
@@ -167,28 +145,21 @@ async def _encode(batch: list[Invocation]) -> str:
 
 
 def _row(record: Record) -> _Row:
-    return _Row(
-        record.id,
-        record.function,
-        record.version,
-        record.status,
-        record.error_type,
-        record.start_kind,
-        msgspec.json.encode(record.phases).decode(),
-        msgspec.json.encode(record.error).decode() if record.error else None,
-        record.stdout.replace("\0", "\ufffd"),  # SQLite's JSON ends a text there
-        record.stderr.replace("\0", "\ufffd"),
-        record.started_s,
-        record.duration_ms,
-    )
+    output = None
+    if record.stdout or record.stderr:
+        output = msgspec.json.encode(_Output(record.stdout, record.stderr)).decode()
+        record.stdout = record.stderr = ""
+    return record.id, record.function, msgspec.json.encode(record).decode(), output
 
 
 def _insert(connection: sqlite3.Connection, rows: str, kept: int) -> None:
-    names = ", ".join(_COLUMNS)
-    values = ", ".join(f"value ->> {index}" for index in range(len(_COLUMNS)))
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute(f"INSERT OR REPLACE INTO records ({names}) SELECT {values} FROM json_each(?)", (rows,))  # noqa: S608
+        connection.execute(
+            "INSERT OR REPLACE INTO records (id, function, body, output)"
+            " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)",
+            (rows,),
+        )
         connection.execute("DELETE FROM records WHERE seq <= (SELECT max(seq) FROM records) - ?", (kept,))
         connection.execute("COMMIT")
     except BaseException:
@@ -199,12 +170,12 @@ def _insert(connection: sqlite3.Connection, rows: str, kept: int) -> None:
 def _select(
     connection: sqlite3.Connection, clause: str, arguments: tuple[str, ...], *, with_output: bool
 ) -> list[Record]:
-    names = ", ".join(_COLUMNS) if with_output else ", ".join(_COLUMNS).replace("stdout, stderr", "'', ''")
-    found = connection.execute(f"SELECT {names} FROM records {clause}", arguments)  # noqa: S608 - constants
-    return [_record(dict(zip(_COLUMNS, row, strict=True))) for row in found]
-
-
-def _record(row: dict[str, Any]) -> Record:
-    row["phases"] = msgspec.json.decode(row["phases"])
-    row["error"] = msgspec.json.decode(row["error"]) if row["error"] else None
-    return msgspec.convert(row, Record)
+    output = "output" if with_output else "NULL"
+    records = []
+    for body, text in connection.execute(f"SELECT body, {output} FROM records {clause}", arguments):  # noqa: S608
+        record = _record.decode(body)
+        if text is not None:
+            found = _output.decode(text)
+            record.stdout, record.stderr = found.stdout, found.stderr
+        records.append(record)
+    return records

@@ -51,8 +51,7 @@ def test_a_record_is_the_same_from_memory_and_from_the_disk(tmp_path: Path):
         await store.flush()
         stored = await store.get(one.id)
         assert fresh == record_of(one)
-        assert fresh.stdout.replace("\0", "\ufffd") == stored.stdout
-        stored.stdout = fresh.stdout
+        assert "\0" in stored.stdout
         assert stored == fresh
         assert stored.error == user
 
