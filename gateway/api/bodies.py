@@ -63,6 +63,7 @@ async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
         length = request.content_length
         if length is not None and length > limit_bytes:
             raise _too_large("request_bytes", limit_bytes, f"the body has {length} bytes")
+        await _invite(request)
         body = await _read(content, limit_bytes, "request_bytes")
     return check_json(body) if body else b"null"
 
@@ -88,6 +89,7 @@ async def read_deploy(
         raise problem("unsupported-media-type", f"a deploy is multipart/form-data, not {request.content_type}")
     settings: DeploySettings | None = None
     archive = -1
+    await _invite(request)
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
             async for part in await request.multipart():
@@ -156,6 +158,17 @@ def _environ(found: dict[str, str]) -> dict[str, str]:
     if size > ENVIRON_BYTES_MAX:
         raise problem("invalid-settings", f"environ has {size} bytes in all, the limit is {ENVIRON_BYTES_MAX}")
     return found
+
+
+async def _invite(request: web.BaseRequest) -> None:
+    """Answer `Expect: 100-continue`: the client sends its body only now. Raises ProblemError."""
+    expect = request.headers.get("Expect")
+    if expect is None:
+        return
+    if expect.lower() != "100-continue":
+        raise problem("expectation-failed", f"Expect is {expect[:100]!r}, only 100-continue is known")
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer proper has not begun
 
 
 async def _read(content: StreamReader, limit_bytes: int, limit_name: str) -> bytes:

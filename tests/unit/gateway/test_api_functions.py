@@ -290,3 +290,22 @@ def test_a_function_deleted_while_it_runs_answers_404(tmp_path: Path):
             assert [task.result()[0] for task in tasks] == [404, 404]
 
     run(scenario)
+
+
+@pytest.mark.parametrize(("expect", "status"), [("100-continue", b"100 Continue"), ("tea", b"417 ")])
+def test_a_client_that_asks_first_is_answered(tmp_path: Path, expect: str, status: bytes):
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway:
+            await gateway.deploy("hello")
+            reader, writer = await asyncio.open_connection(*gateway.address)
+            head = f"POST /v1/functions/hello/invocations HTTP/1.1\r\nHost: localhost\r\nExpect: {expect}\r\n"
+            writer.write(head.encode() + b"Content-Length: 4\r\n\r\n")
+            assert status in await reader.readline()
+            if expect == "100-continue":
+                writer.write(b"true")
+                answer = await reader.readuntil(b"true")
+                assert b"HTTP/1.1 200 OK" in answer
+            writer.close()
+            await writer.wait_closed()
+
+    run(scenario)
