@@ -7,11 +7,11 @@ the event loop for the interpreter's lock, row by row.
 import asyncio
 import logging
 import sqlite3
-from collections import OrderedDict
 
 import msgspec
 
 from gateway.invocation import Invocation, UserError
+from gateway.output import OutputLog
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class _Output(msgspec.Struct):
 
 _record = msgspec.json.Decoder(Record)
 _output = msgspec.json.Decoder(_Output)
-_Row = tuple[str, str, str, str | None]  # id, function, body: a Record without output, output
+_Fresh = tuple[bytes, OutputLog]  # JSON of a row up to its last cell, which is the output
 
 
 class RecordStore:
@@ -56,18 +56,23 @@ class RecordStore:
         self.lost_count = 0
         self._database = database
         self._kept = kept
-        self._fresh: OrderedDict[str, Invocation] = OrderedDict()
-        self._writing: dict[str, Invocation] = {}
+        self._fresh: dict[str, _Fresh] = {}
+        self._writing: dict[str, _Fresh] = {}
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
 
     def add(self, invocation: Invocation) -> None:
-        """Remember an ended invocation; it is written soon."""
-        self._fresh[invocation.id] = invocation
+        """Remember an ended invocation; it is written soon, with what it has written by then.
+
+        Encoded at once: thousands of live invocations would cost the collector and the caches more.
+        """
+        body = msgspec.json.encode(record_of(invocation)).decode()
+        head = msgspec.json.encode((invocation.id, invocation.function, body))[:-1]
+        self._fresh[invocation.id] = (head, invocation.output)
         if len(self._fresh) == BATCH_ROWS:
             self._wake.set()
         elif len(self._fresh) > BACKLOG_MAX:
-            self._fresh.popitem(last=False)
+            del self._fresh[next(iter(self._fresh))]
             self.lost_count += 1
 
     async def run(self) -> None:
@@ -86,8 +91,8 @@ class RecordStore:
         async with self._lock:
             if not self._fresh:
                 return
-            batch = self._writing = dict(self._fresh)
-            self._fresh.clear()
+            batch = self._writing = self._fresh
+            self._fresh = {}
             try:
                 rows = await _encode(list(batch.values()))
                 await self._database.run(lambda connection: _insert(connection, rows, self._kept))
@@ -101,7 +106,10 @@ class RecordStore:
         """One record, wherever it is."""
         fresh = self._fresh.get(invocation_id) or self._writing.get(invocation_id)
         if fresh is not None:
-            return record_of(fresh)
+            head, output = fresh
+            record = _record.decode(msgspec.json.decode(head + b"]")[2])
+            record.stdout, record.stderr = output.stdout, output.stderr
+            return record
         found = await self._database.run(
             lambda connection: _select(connection, "WHERE id = ?", (invocation_id,), with_output=True)
         )
@@ -116,7 +124,7 @@ class RecordStore:
 
 
 def record_of(invocation: Invocation) -> Record:
-    """The record of an ended invocation."""
+    """The record of an ended invocation, without its output."""
     failure = invocation.failure
     return Record(
         id=invocation.id,
@@ -127,29 +135,25 @@ def record_of(invocation: Invocation) -> Record:
         start_kind=invocation.kind,
         phases=invocation.phases_ms,
         error=failure.error or UserError(type=failure.word, message=failure.detail) if failure else None,
-        stdout=invocation.output.stdout,
-        stderr=invocation.output.stderr,
         started_s=invocation.started_wall_s,
         duration_ms=invocation.phases_ms.get("total", 0.0),
     )
 
 
-async def _encode(batch: list[Invocation]) -> str:
+async def _encode(batch: list[_Fresh]) -> str:
     """The batch as one JSON text, in small steps: a long one would hold up the invocations."""
     parts = []
     for start in range(0, len(batch), STEP_ROWS):
-        rows = [_row(record_of(one)) for one in batch[start : start + STEP_ROWS]]
-        parts.append(msgspec.json.encode(rows)[1:-1])
+        parts.append(b",".join([head + _output_cell(output) for head, output in batch[start : start + STEP_ROWS]]))
         await asyncio.sleep(0)
     return (b"[" + b",".join(parts) + b"]").decode()
 
 
-def _row(record: Record) -> _Row:
-    output = None
-    if record.stdout or record.stderr:
-        output = msgspec.json.encode(_Output(record.stdout, record.stderr)).decode()
-        record.stdout = record.stderr = ""
-    return record.id, record.function, msgspec.json.encode(record).decode(), output
+def _output_cell(output: OutputLog) -> bytes:
+    if not output.total_bytes:
+        return b",null]"
+    text = msgspec.json.encode(_Output(output.stdout, output.stderr)).decode()
+    return b"," + msgspec.json.encode(text) + b"]"
 
 
 def _insert(connection: sqlite3.Connection, rows: str, kept: int) -> None:
