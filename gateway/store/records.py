@@ -17,7 +17,8 @@ from gateway.store.database import Database
 log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 0.2
-BATCH_ROWS = 500
+BATCH_ROWS = 1000
+PRUNE_PARTS = 20  # the table may be longer than its limit by one of so many parts
 STEP_ROWS = 50
 BACKLOG_MAX = 50_000  # when the disk stands still, older records are lost, with a count
 
@@ -58,6 +59,7 @@ class RecordStore:
         self._kept = kept
         self._fresh: dict[str, _Fresh] = {}
         self._writing: dict[str, _Fresh] = {}
+        self._unpruned = kept  # the table may be of a time with a larger limit
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -95,7 +97,11 @@ class RecordStore:
             self._fresh = {}
             try:
                 rows = await _encode(list(batch.values()))
-                await self._database.run(lambda connection: _insert(connection, rows, self._kept))
+                await self._database.run(lambda connection: _insert(connection, rows))
+                self._unpruned += len(batch)
+                if self._unpruned > self._kept // PRUNE_PARTS:
+                    await self._database.run(lambda connection: _prune(connection, self._kept))
+                    self._unpruned = 0
             except sqlite3.Error as error:
                 self.lost_count += len(batch)
                 log.error("cannot write %d records: %s", len(batch), error)
@@ -156,19 +162,17 @@ def _output_cell(output: OutputLog) -> bytes:
     return b"," + msgspec.json.encode(text) + b"]"
 
 
-def _insert(connection: sqlite3.Connection, rows: str, kept: int) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.execute(
-            "INSERT OR REPLACE INTO records (id, function, body, output)"
-            " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)",
-            (rows,),
-        )
-        connection.execute("DELETE FROM records WHERE seq <= (SELECT max(seq) FROM records) - ?", (kept,))
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
+def _insert(connection: sqlite3.Connection, rows: str) -> None:
+    # One statement, one transaction: each further one would ask the event loop for the interpreter's lock.
+    connection.execute(
+        "INSERT OR REPLACE INTO records (id, function, body, output)"
+        " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)",
+        (rows,),
+    )
+
+
+def _prune(connection: sqlite3.Connection, kept: int) -> None:
+    connection.execute("DELETE FROM records WHERE seq <= (SELECT max(seq) FROM records) - ?", (kept,))
 
 
 def _select(
