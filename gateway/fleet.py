@@ -14,7 +14,7 @@ from gateway.deployed import Version
 from gateway.invocation import ENDING_KINDS, Failure, Invocation, failure_of_answer, failure_of_death
 from gateway.output import OutputLog
 from gateway.probe import Probe, Probes
-from gateway.sandbox_link import Answer, SandboxLink, close_descriptors
+from gateway.sandbox_link import Answer, SandboxLink, open_link
 from gateway.scheduler.decisions import Decision, Freeze, Kill, Lease, Reject, Start
 from gateway.scheduler.pool import Limits as PoolLimits
 from gateway.scheduler.pools import Pools
@@ -139,6 +139,14 @@ class Fleet:
         self._versions.pop(name, None)
         self.carry_out(self.pools.remove_function(name))
 
+    def close(self) -> None:
+        """Answer what still runs and close all links: the sandboxes stay, for the next gateway."""
+        self.is_draining = True
+        for invocation in list(self._invocations.values()):
+            self._finish(invocation, _DRAINING)
+        for link in self.links.values():
+            link.close()
+
     def tick(self) -> None:
         """Freeze and retire what is idle."""
         self.carry_out(self.pools.tick(self._clock.monotonic_s()))
@@ -147,11 +155,10 @@ class Fleet:
 
     def offered(self, message: SandboxOffered, descriptors: list[int]) -> None:
         """A sandbox may be used; takes the descriptors over."""
-        if len(descriptors) != 3 or message.sandbox in self.links:
-            close_descriptors(descriptors)
+        link = None if message.sandbox in self.links else open_link(self._loop, message.sandbox, descriptors, self)
+        if link is None:
             self._send(KillSandbox(sandbox=message.sandbox, reason="offer"))
             return
-        link = SandboxLink(self._loop, message.sandbox, (descriptors[0], descriptors[1], descriptors[2]), self)
         self.links[message.sandbox] = link
         if message.state == "standby":
             standby = Standby(message.sandbox, message.zygote, message.runtime, message.environment)
@@ -328,18 +335,21 @@ class Fleet:
         if answer.import_us:
             invocation.phases_ms["imports"] = answer.import_us / 1000
         invocation.phases_ms["run"] = answer.handler_us / 1000
-        self._finish(invocation, failure)
+        now_s = self._clock.monotonic_s()
+        self._finish(invocation, failure, now_s)
         if not link.is_doomed:
-            now_s = self._clock.monotonic_s()
-            self.carry_out(self.pools.release(link.sandbox, now_s, reusable=is_reusable))
+            decisions = self.pools.release(link.sandbox, now_s, reusable=is_reusable)
+            if decisions:
+                self.carry_out(decisions)
 
-    def _finish(self, invocation: Invocation, failure: Failure | None) -> None:
+    def _finish(self, invocation: Invocation, failure: Failure | None, now_s: float | None = None) -> None:
         """Give an invocation its end, once."""
         if self._invocations.pop(invocation.id, None) is None:
             return
         if invocation.timer is not None:
             invocation.timer.cancel()
-        now_s = self._clock.monotonic_s()
+        if now_s is None:
+            now_s = self._clock.monotonic_s()
         phases = invocation.phases_ms
         phases["queue"] = ((invocation.leased_s or now_s) - invocation.arrived_s) * 1000
         phases["total"] = (now_s - invocation.arrived_s) * 1000

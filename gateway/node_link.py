@@ -63,7 +63,7 @@ class NodeLink:
 
     def listen(self, handler: Handler) -> None:
         """Deliver messages from now on to `handler`."""
-        if self._handler is None:
+        if self._handler is None and self._is_open:
             self._loop.add_reader(self._socket.fileno(), self.poll)
         self._handler = handler
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import select
 from collections.abc import Callable
 
 READ_BYTES = 65536
@@ -77,9 +78,15 @@ class OutputPipes:
         for stream, descriptor in enumerate(descriptors):
             os.set_blocking(descriptor, False)
             loop.add_reader(descriptor, self._read_stream, stream)
+        # One question for both pipes costs less than two reads that find nothing.
+        self._poll = select.poll()
+        for descriptor in descriptors:
+            self._poll.register(descriptor, select.POLLIN)
 
     def drain(self) -> None:
         """Read what both pipes hold now."""
+        if not self._poll.poll(0):
+            return
         for stream, descriptor in enumerate(self._descriptors):
             if descriptor is not None:
                 self._read(stream, descriptor)
@@ -116,6 +123,7 @@ class OutputPipes:
 
     def _close_stream(self, stream: int, descriptor: int) -> None:
         self._descriptors[stream] = None
+        self._poll.unregister(descriptor)
         self._loop.remove_reader(descriptor)
         with contextlib.suppress(OSError):
             os.close(descriptor)

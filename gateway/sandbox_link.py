@@ -7,6 +7,7 @@ code, so nothing that it sends is trusted: not the length, not the order, not th
 import asyncio
 import os
 import socket
+import stat
 from typing import NamedTuple, Protocol
 
 from gateway.output import OutputLog, OutputPipes
@@ -98,10 +99,20 @@ class SandboxLink:
         self.pipes.log = output
         head = HEADER.pack(MAGIC, kind, len(frame_id), len(payload), time_left_ms, 0) + frame_id
         if len(payload) < JOIN_BYTES_MAX:
-            self._out.append(memoryview(head + payload))
+            frame = head + payload
+            try:
+                sent = self._socket.send(frame)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.is_delivered = False  # the reader sees the end, and what came before it
+                return
+            if sent == len(frame):
+                return
+            self._out.append(memoryview(frame)[sent:])
         else:
             self._out += [memoryview(head), memoryview(payload)]
-        self._write(is_first=len(self._out) < 3)
+        self._write(is_first=True)
 
     def poll(self) -> None:
         """Take what the worker sent before it ended."""
@@ -207,7 +218,16 @@ def _frame_bytes(head: bytearray) -> int:
     return HEADER_BYTES + int(id_bytes) + int(payload_bytes)
 
 
-def close_descriptors(descriptors: list[int]) -> None:
-    """Close descriptors of an offer that is not taken."""
+def open_link(
+    loop: asyncio.AbstractEventLoop, sandbox: SandboxId, descriptors: list[int], owner: LinkOwner
+) -> SandboxLink | None:
+    """A link that owns the descriptors of an offer: stream socket, stdout, stderr.
+
+    None when they are something else; then they are closed.
+    """
+    modes = [os.fstat(one).st_mode for one in descriptors]
+    if len(modes) == 3 and stat.S_ISSOCK(modes[0]) and all(map(stat.S_ISFIFO, modes[1:])):
+        return SandboxLink(loop, sandbox, (descriptors[0], descriptors[1], descriptors[2]), owner)
     for descriptor in descriptors:
         os.close(descriptor)
+    return None

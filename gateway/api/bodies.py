@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import msgspec
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, StreamReader, web
 from aiohttp.web_exceptions import HTTPException
 
 from gateway.api.problems import problem
@@ -55,13 +55,16 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
     """The invocation's JSON parameter, `null` for an empty body. Raises ProblemError."""
     content = request.content
-    if request.body_exists:
+    if content.is_eof():  # all of it has come with the headers
+        body = content.read_nowait()
+        if len(body) > limit_bytes:
+            raise _too_large("request_bytes", limit_bytes, f"the body has {len(body)} bytes")
+    else:
         length = request.content_length
         if length is not None and length > limit_bytes:
             raise _too_large("request_bytes", limit_bytes, f"the body has {length} bytes")
+        await _invite(request)
         body = await _read(content, limit_bytes, "request_bytes")
-    else:
-        body = b""
     return check_json(body) if body else b"null"
 
 
@@ -86,6 +89,7 @@ async def read_deploy(
         raise problem("unsupported-media-type", f"a deploy is multipart/form-data, not {request.content_type}")
     settings: DeploySettings | None = None
     archive = -1
+    await _invite(request)
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
             async for part in await request.multipart():
@@ -156,17 +160,25 @@ def _environ(found: dict[str, str]) -> dict[str, str]:
     return found
 
 
-async def _read(content: object, limit_bytes: int, limit_name: str) -> bytes:
-    reader = content
-    chunk: bytes = reader.read_nowait()  # type: ignore[attr-defined]
-    if len(chunk) <= limit_bytes and reader.at_eof():  # type: ignore[attr-defined]
-        return chunk
-    chunks, size = [chunk], len(chunk)
+async def _invite(request: web.BaseRequest) -> None:
+    """Answer `Expect: 100-continue`: the client sends its body only now. Raises ProblemError."""
+    expect = request.headers.get("Expect")
+    if expect is None:
+        return
+    if expect.lower() != "100-continue":
+        raise problem("expectation-failed", f"Expect is {expect[:100]!r}, only 100-continue is known")
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer proper has not begun
+
+
+async def _read(content: StreamReader, limit_bytes: int, limit_name: str) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             while size <= limit_bytes:
-                chunk = await reader.readany()  # type: ignore[attr-defined]
-                if not chunk and reader.at_eof():  # type: ignore[attr-defined]
+                chunk = await content.readany()
+                if not chunk and content.at_eof():
                     return b"".join(chunks)
                 chunks.append(chunk)
                 size += len(chunk)

@@ -25,6 +25,7 @@ FIRST_REQUEST_TIMEOUT_S = 20.0
 KEEP_ALIVE_S = 75.0
 LINGERING_S = 3.0  # read and drop the rest of a refused body, so that the client sees the answer
 HOSTS_CACHED_MAX = 64
+PATHS_CACHED_MAX = 1000
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 """A handler gets the request and the value of the path's one parameter, or ''."""
@@ -54,9 +55,19 @@ class Router:
             else:
                 self._paths.append((segments, {route.method: route.handler}))
         self._paths.sort(key=lambda entry: -len(entry[0]))
+        self._found: dict[tuple[str, str], tuple[Handler, str]] = {}
 
     def find(self, method: str, path: str) -> tuple[Handler, str]:
         """Handler and parameter. Raises ProblemError: not-found, method-not-allowed."""
+        found = self._found.get((method, path))
+        if found is None:
+            found = self._search(method, path)
+            if len(self._found) >= PATHS_CACHED_MAX:
+                self._found.clear()
+            self._found[method, path] = found
+        return found
+
+    def _search(self, method: str, path: str) -> tuple[Handler, str]:
         segments = path.split("/")
         for known, methods in self._paths:
             if len(known) != len(segments):

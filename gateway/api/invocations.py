@@ -6,6 +6,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gateway.api import problems
 from gateway.api.bodies import read_parameter
@@ -45,7 +46,7 @@ class InvocationRoutes:
         if invocation.failure is not None:
             return problems.respond(invocation.failure, invocation=invocation.id, headers=headers)
         headers["Content-Type"] = "application/json"
-        return web.Response(body=invocation.result, headers=headers)
+        return web.Response(body=invocation.result, headers=CIMultiDict(headers))
 
     async def get(self, _: web.BaseRequest, invocation_id: str) -> web.StreamResponse:
         """GET /v1/invocations/{id}."""

@@ -129,9 +129,10 @@ class Pools:
             self._kill(sandbox, "evicted", out)
         else:
             self._make_idle(pool, sandbox, now_s)
-            self._pump(pool, out)
-            if self._hungry and self._is_full():
-                self._pump_all(out)
+            if self._hungry:
+                self._pump(pool, out)
+                if self._is_full():
+                    self._pump_all(out)
         return out
 
     # --- sandboxes ---------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ class Pools:
         if start is None or pool is None or ticket not in pool.starting:
             return [Kill(sandbox_id, "unknown")]
         pool.starting.discard(ticket)
-        sandbox = self._adopt(pool, sandbox_id, start.zygote, start.version, State.IDLE)
+        sandbox = self._adopt(pool, sandbox_id, start.zygote, start.version, State.ADOPTING)
         sandbox.first_kind = start.kind
         out: list[Decision] = []
         if start.version != pool.spec.version:
@@ -171,7 +172,6 @@ class Pools:
         pool.starting.discard(ticket)
         if pool.waiting:
             self._count_failure(pool, pool.waiting[0], start.zygote, StartError(phase, message), out)
-        self._pump(pool, out)
         self._pump_all(out)
         return out
 
@@ -229,7 +229,6 @@ class Pools:
                 pool.waiting.appendleft(request)
                 self._hungry[pool.spec.name] = pool
                 self._count_failure(pool, request, sandbox.zygote, StartError("start", never_ready), out)
-            self._pump(pool, out)
         self._pump_all(out)
         return out
 

@@ -32,11 +32,8 @@ MIGRATIONS: tuple[str, ...] = (
         FOREIGN KEY (name, version) REFERENCES versions (function, id)
     ) WITHOUT ROWID;
     CREATE TABLE records (
-        seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, function TEXT NOT NULL, version TEXT NOT NULL,
-        status TEXT NOT NULL, error_type TEXT, start_kind TEXT, phases TEXT NOT NULL, error TEXT,
-        stdout TEXT NOT NULL, stderr TEXT NOT NULL, started_s REAL NOT NULL, duration_ms REAL NOT NULL
+        seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, function TEXT NOT NULL, body TEXT NOT NULL, output TEXT
     );
-    CREATE INDEX records_by_function ON records (function, seq);
     """,
 )
 

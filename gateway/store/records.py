@@ -7,37 +7,23 @@ the event loop for the interpreter's lock, row by row.
 import asyncio
 import logging
 import sqlite3
-from collections import OrderedDict
-from typing import Any
 
 import msgspec
 
 from gateway.invocation import Invocation, UserError
+from gateway.output import OutputLog
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 0.2
-BATCH_ROWS = 500
+BATCH_ROWS = 1000
+PRUNE_PARTS = 20  # the table may be longer than its limit by one of so many parts
+STEP_ROWS = 50
 BACKLOG_MAX = 50_000  # when the disk stands still, older records are lost, with a count
 
-_COLUMNS = (
-    "id",
-    "function",
-    "version",
-    "status",
-    "error_type",
-    "start_kind",
-    "phases",
-    "error",
-    "stdout",
-    "stderr",
-    "started_s",
-    "duration_ms",
-)
 
-
-class Record(msgspec.Struct, kw_only=True):
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One ended invocation, as it is stored and as the API shows it. error_type: word of the problem."""
 
     id: str
@@ -48,26 +34,20 @@ class Record(msgspec.Struct, kw_only=True):
     start_kind: str | None
     phases: dict[str, float]
     error: UserError | None
-    detail: str | None = None
-    stdout: str
-    stderr: str
     started_s: float
     duration_ms: float
+    stdout: str = ""
+    stderr: str = ""
 
 
-class _Row(msgspec.Struct, array_like=True):
-    id: str
-    function: str
-    version: str
-    status: str
-    error_type: str | None
-    start_kind: str | None
-    phases: str
-    error: str | None
-    stdout: str
-    stderr: str
-    started_s: float
-    duration_ms: float
+class _Output(msgspec.Struct):
+    stdout: str = ""
+    stderr: str = ""
+
+
+_record = msgspec.json.Decoder(Record)
+_output = msgspec.json.Decoder(_Output)
+_Fresh = tuple[bytes, OutputLog]  # JSON of a row up to its last cell, which is the output
 
 
 class RecordStore:
@@ -77,18 +57,24 @@ class RecordStore:
         self.lost_count = 0
         self._database = database
         self._kept = kept
-        self._fresh: OrderedDict[str, Invocation] = OrderedDict()
-        self._writing: dict[str, Invocation] = {}
+        self._fresh: dict[str, _Fresh] = {}
+        self._writing: dict[str, _Fresh] = {}
+        self._unpruned = kept  # the table may be of a time with a larger limit
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
 
     def add(self, invocation: Invocation) -> None:
-        """Remember an ended invocation; it is written soon."""
-        self._fresh[invocation.id] = invocation
+        """Remember an ended invocation; it is written soon, with what it has written by then.
+
+        Encoded at once: thousands of live invocations would cost the collector and the caches more.
+        """
+        body = msgspec.json.encode(record_of(invocation)).decode()
+        head = msgspec.json.encode((invocation.id, invocation.function, body))[:-1]
+        self._fresh[invocation.id] = (head, invocation.output)
         if len(self._fresh) == BATCH_ROWS:
             self._wake.set()
         elif len(self._fresh) > BACKLOG_MAX:
-            self._fresh.popitem(last=False)
+            del self._fresh[next(iter(self._fresh))]
             self.lost_count += 1
 
     async def run(self) -> None:
@@ -107,11 +93,15 @@ class RecordStore:
         async with self._lock:
             if not self._fresh:
                 return
-            batch = self._writing = dict(self._fresh)
-            self._fresh.clear()
-            rows = msgspec.json.encode([_row(record_of(one)) for one in batch.values()]).decode()
+            batch = self._writing = self._fresh
+            self._fresh = {}
             try:
-                await self._database.run(lambda connection: _insert(connection, rows, self._kept))
+                rows = await _encode(list(batch.values()))
+                await self._database.run(lambda connection: _insert(connection, rows))
+                self._unpruned += len(batch)
+                if self._unpruned > self._kept // PRUNE_PARTS:
+                    await self._database.run(lambda connection: _prune(connection, self._kept))
+                    self._unpruned = 0
             except sqlite3.Error as error:
                 self.lost_count += len(batch)
                 log.error("cannot write %d records: %s", len(batch), error)
@@ -122,7 +112,10 @@ class RecordStore:
         """One record, wherever it is."""
         fresh = self._fresh.get(invocation_id) or self._writing.get(invocation_id)
         if fresh is not None:
-            return record_of(fresh)
+            head, output = fresh
+            record = _record.decode(msgspec.json.decode(head + b"]")[2])
+            record.stdout, record.stderr = output.stdout, output.stderr
+            return record
         found = await self._database.run(
             lambda connection: _select(connection, "WHERE id = ?", (invocation_id,), with_output=True)
         )
@@ -137,7 +130,7 @@ class RecordStore:
 
 
 def record_of(invocation: Invocation) -> Record:
-    """The record of an ended invocation."""
+    """The record of an ended invocation, without its output."""
     failure = invocation.failure
     return Record(
         id=invocation.id,
@@ -148,52 +141,49 @@ def record_of(invocation: Invocation) -> Record:
         start_kind=invocation.kind,
         phases=invocation.phases_ms,
         error=failure.error or UserError(type=failure.word, message=failure.detail) if failure else None,
-        stdout=invocation.output.stdout,
-        stderr=invocation.output.stderr,
         started_s=invocation.started_wall_s,
         duration_ms=invocation.phases_ms.get("total", 0.0),
     )
 
 
-def _row(record: Record) -> _Row:
-    return _Row(
-        record.id,
-        record.function,
-        record.version,
-        record.status,
-        record.error_type,
-        record.start_kind,
-        msgspec.json.encode(record.phases).decode(),
-        msgspec.json.encode(record.error).decode() if record.error else None,
-        record.stdout.replace("\0", "\ufffd"),  # SQLite's JSON ends a text there
-        record.stderr.replace("\0", "\ufffd"),
-        record.started_s,
-        record.duration_ms,
+async def _encode(batch: list[_Fresh]) -> str:
+    """The batch as one JSON text, in small steps: a long one would hold up the invocations."""
+    parts = []
+    for start in range(0, len(batch), STEP_ROWS):
+        parts.append(b",".join([head + _output_cell(output) for head, output in batch[start : start + STEP_ROWS]]))
+        await asyncio.sleep(0)
+    return (b"[" + b",".join(parts) + b"]").decode()
+
+
+def _output_cell(output: OutputLog) -> bytes:
+    if not output.total_bytes:
+        return b",null]"
+    text = msgspec.json.encode(_Output(output.stdout, output.stderr)).decode()
+    return b"," + msgspec.json.encode(text) + b"]"
+
+
+def _insert(connection: sqlite3.Connection, rows: str) -> None:
+    # One statement, one transaction: each further one would ask the event loop for the interpreter's lock.
+    connection.execute(
+        "INSERT OR REPLACE INTO records (id, function, body, output)"
+        " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)",
+        (rows,),
     )
 
 
-def _insert(connection: sqlite3.Connection, rows: str, kept: int) -> None:
-    names = ", ".join(_COLUMNS)
-    values = ", ".join(f"value ->> {index}" for index in range(len(_COLUMNS)))
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.execute(f"INSERT OR REPLACE INTO records ({names}) SELECT {values} FROM json_each(?)", (rows,))  # noqa: S608
-        connection.execute("DELETE FROM records WHERE seq <= (SELECT max(seq) FROM records) - ?", (kept,))
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
+def _prune(connection: sqlite3.Connection, kept: int) -> None:
+    connection.execute("DELETE FROM records WHERE seq <= (SELECT max(seq) FROM records) - ?", (kept,))
 
 
 def _select(
     connection: sqlite3.Connection, clause: str, arguments: tuple[str, ...], *, with_output: bool
 ) -> list[Record]:
-    names = ", ".join(_COLUMNS) if with_output else ", ".join(_COLUMNS).replace("stdout, stderr", "'', ''")
-    found = connection.execute(f"SELECT {names} FROM records {clause}", arguments)  # noqa: S608 - constants
-    return [_record(dict(zip(_COLUMNS, row, strict=True))) for row in found]
-
-
-def _record(row: dict[str, Any]) -> Record:
-    row["phases"] = msgspec.json.decode(row["phases"])
-    row["error"] = msgspec.json.decode(row["error"]) if row["error"] else None
-    return msgspec.convert(row, Record)
+    output = "output" if with_output else "NULL"
+    records = []
+    for body, text in connection.execute(f"SELECT body, {output} FROM records {clause}", arguments):  # noqa: S608
+        record = _record.decode(body)
+        if text is not None:
+            found = _output.decode(text)
+            record.stdout, record.stderr = found.stdout, found.stderr
+        records.append(record)
+    return records

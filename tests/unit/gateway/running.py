@@ -1,6 +1,7 @@
 """A whole gateway against a fake node, in the test's own loop; and a small HTTP client for it."""
 
 import asyncio
+import io
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +30,8 @@ class Running:
     address: tuple[str, int]
 
     async def call(self, method: str, path: str, **arguments: Any) -> tuple[int, Any, aiohttp.ClientResponse]:
+        if isinstance(arguments.get("data"), bytes):
+            arguments["data"] = io.BytesIO(arguments["data"])
         async with self.client.request(method, self.url + path, **arguments) as response:
             body = await response.read()
             is_json = "json" in response.headers.get("Content-Type", "") and "ndjson" not in response.content_type
