@@ -31,8 +31,8 @@ def evict(url: str, names: tuple[str, ...], *, as_json: bool) -> None:
     else:
         for name, count in ended.items():
             click.echo(f"{name}: {count} {'sandbox' if count == 1 else 'sandboxes'} ended")
-        for problem in problems.values():
-            click.echo(problem.describe(), err=True)
+        for one in problems.values():
+            click.echo(one.describe(), err=True)
     if problems:
         raise SystemExit(1)
 
