@@ -48,8 +48,8 @@ class Series:
             for microseconds, count in cells:
                 seen += count
                 if seen > share * total:
-                    break
-            return microseconds / 1000
+                    return microseconds / 1000
+            return cells[-1][0] / 1000
 
         figures = {"min": cells[0][0] / 1000, "p50": at(0.5), "p95": at(0.95), "p99": at(0.99)}
         return {"name": name, "unit": "ms", "n": total, **figures}
@@ -102,18 +102,27 @@ class Client(threading.Thread):
         self._end_s = end_s
         self.cycles_ms: list[float] = []
         self.kinds: dict[str, int] = defaultdict(int)
+        self.error: Exception | None = None
 
     def run(self) -> None:
+        try:
+            self._cycle()
+        except Exception as error:
+            self.error = error
+
+    def _cycle(self) -> None:
         while time.monotonic() < self._end_s:
             started_s = time.perf_counter()
             self._connection.request("POST", f"/v1/functions/{self._function}/invocations", PARAM)
             answer = self._connection.getresponse()
-            answer.read()
-            assert answer.status == 200, answer.status
+            body = answer.read()
+            if answer.status != 200:
+                raise ValueError(body.decode())
             self.kinds[answer.headers["X-Pagurus-Start-Kind"]] += 1
             self._connection.request("DELETE", f"/v1/sandboxes?function={self._function}")
             ended = json.loads(self._connection.getresponse().read())
-            assert ended == {"ended": 1}, ended
+            if ended != {"ended": 1}:
+                raise ValueError(f"DELETE answered {ended}")
             self.cycles_ms.append((time.perf_counter() - started_s) * 1000)
 
 
@@ -129,6 +138,9 @@ def measure_cycles(daemon: Any, clients: int, rounds: int, seconds: float) -> tu
             thread.start()
         for thread in threads:
             thread.join()
+        for thread in threads:
+            if thread.error is not None:
+                raise SystemExit(f"create-run-destroy: {thread.error}") from thread.error
         found = [ms for thread in threads for ms in thread.cycles_ms]
         rates.append(len(found) / (time.monotonic() - started_s))
         cycles_ms += found
