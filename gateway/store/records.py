@@ -40,12 +40,42 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     stderr: str = ""
 
 
+class _Body(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a row holds beside id, function and output: all of a Record that cannot be told from the rest.
+
+    Short, because it is written for each warm invocation: the length decides what a record costs.
+    """
+
+    version: str
+    started_s: float
+    start_kind: str | None = None
+    phases: dict[str, float] = {}
+    error_type: str | None = None
+    error: UserError | None = None
+
+    def record(self, invocation_id: str, function: str) -> Record:
+        return Record(
+            id=invocation_id,
+            function=function,
+            version=self.version,
+            status="succeeded" if self.error_type is None else "failed",
+            error_type=self.error_type,
+            start_kind=self.start_kind,
+            phases=self.phases,
+            error=self.error,
+            started_s=self.started_s,
+            duration_ms=self.phases.get("total", 0.0),
+        )
+
+
 class _Output(msgspec.Struct):
     stdout: str = ""
     stderr: str = ""
 
 
-_record = msgspec.json.Decoder(Record)
+_encoder = msgspec.json.Encoder()
+_body = msgspec.json.Decoder(_Body)
+_head = msgspec.json.Decoder(tuple[str, str, _Body])
 _output = msgspec.json.Decoder(_Output)
 _Fresh = tuple[bytes, OutputLog]  # JSON of a row up to its last cell, which is the output
 
@@ -68,8 +98,7 @@ class RecordStore:
 
         Encoded at once: thousands of live invocations would cost the collector and the caches more.
         """
-        body = msgspec.json.encode(record_of(invocation)).decode()
-        head = msgspec.json.encode((invocation.id, invocation.function, body))[:-1]
+        head = _encoder.encode((invocation.id, invocation.function, _body_of(invocation)))[:-1]
         self._fresh[invocation.id] = (head, invocation.output)
         if len(self._fresh) == BATCH_ROWS:
             self._wake.set()
@@ -113,7 +142,8 @@ class RecordStore:
         fresh = self._fresh.get(invocation_id) or self._writing.get(invocation_id)
         if fresh is not None:
             head, output = fresh
-            record = _record.decode(msgspec.json.decode(head + b"]")[2])
+            known_id, function, body = _head.decode(head + b"]")
+            record = body.record(known_id, function)
             record.stdout, record.stderr = output.stdout, output.stderr
             return record
         found = await self._database.run(
@@ -131,18 +161,18 @@ class RecordStore:
 
 def record_of(invocation: Invocation) -> Record:
     """The record of an ended invocation, without its output."""
+    return _body_of(invocation).record(invocation.id, invocation.function)
+
+
+def _body_of(invocation: Invocation) -> _Body:
     failure = invocation.failure
-    return Record(
-        id=invocation.id,
-        function=invocation.function,
+    return _Body(
         version=invocation.version,
-        status="failed" if failure else "succeeded",
-        error_type=failure.word if failure else None,
+        started_s=invocation.started_wall_s,
         start_kind=invocation.kind,
         phases=invocation.phases_ms,
+        error_type=failure.word if failure else None,
         error=failure.error or UserError(type=failure.word, message=failure.detail) if failure else None,
-        started_s=invocation.started_wall_s,
-        duration_ms=invocation.phases_ms.get("total", 0.0),
     )
 
 
@@ -166,7 +196,7 @@ def _insert(connection: sqlite3.Connection, rows: str) -> None:
     # One statement, one transaction: each further one would ask the event loop for the interpreter's lock.
     connection.execute(
         "INSERT OR REPLACE INTO records (id, function, body, output)"
-        " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)",
+        " SELECT value ->> 0, value ->> 1, value -> 2, value ->> 3 FROM json_each(?)",
         (rows,),
     )
 
@@ -180,8 +210,9 @@ def _select(
 ) -> list[Record]:
     output = "output" if with_output else "NULL"
     records = []
-    for body, text in connection.execute(f"SELECT body, {output} FROM records {clause}", arguments):  # noqa: S608
-        record = _record.decode(body)
+    rows = connection.execute(f"SELECT id, function, body, {output} FROM records {clause}", arguments)  # noqa: S608
+    for invocation_id, function, body, text in rows:
+        record = _body.decode(body).record(invocation_id, function)
         if text is not None:
             found = _output.decode(text)
             record.stdout, record.stderr = found.stdout, found.stderr
