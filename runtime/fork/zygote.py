@@ -22,6 +22,7 @@ CONTROL_FD = 3
 _MESSAGE_BYTES_MAX = 1 << 20
 _DESCRIPTORS_MAX = 16
 # What most functions import from the standard library; more would make every fork dearer.
+_REHEARSALS = 20  # until the allocator and the specialising interpreter have settled
 _PRELOADED = "base64 collections datetime decimal functools hashlib itertools json math random re string traceback"
 
 
@@ -45,7 +46,9 @@ class Zygote:
             declared = {(name, version) for name, version in distributions}
             self._undeclared[environment] = purge.undeclared(owners, declared)
         self._undeclared[""] = tuple(owners)
-        warm.warm_zygote()
+        warm.warm_packages()
+        for _ in range(_REHEARSALS):
+            worker.rehearse()
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         faulthandler.enable()  # a crash of user code leaves its traceback on stderr
         gc.collect()

@@ -210,12 +210,12 @@ class Inside:
 
     async def bare_fork(self) -> float:
         ours, theirs = socket.socketpair()
-        host = self._bed.node._zygotes[self._zygote]  # noqa: SLF001  the baseline lives inside the zygote itself
+        host = self._bed.node._zygotes[self._zygote]
         message = {"kind": "bare", "source": functions.SOURCES[self._name], "param": functions.PARAM.decode()}
         data = json.dumps(message).encode()
         with ours, theirs:
             started_s = time.perf_counter()
-            host._client._control.send(data, [theirs.fileno()])  # noqa: SLF001
+            host._client._control.send(data, [theirs.fileno()])
             answer = ours.recv(65536)
             elapsed_s = time.perf_counter() - started_s
         assert b'"ok"' in answer
@@ -270,7 +270,7 @@ async def run(options: Any) -> None:
             if bed.environments[name]:
                 await bed.zygote(f"z-{name}", [name], 2)
         await bed.zygote("base-unpooled", [], 0)
-        bed.node._zygotes["base-unpooled"]._targets.clear()  # noqa: SLF001  no pools at all
+        bed.node._zygotes["base-unpooled"]._targets.clear()
         web = Http(names) if not options.no_http else None
         externals: list[External] = []
         with tempfile.TemporaryDirectory() as folder:
@@ -314,7 +314,7 @@ async def _private_bytes(bed: Bed, names: list[str]) -> dict[str, int]:
         environment = bed.environments[name]
         sandbox = await bed.parked(environment.id if environment else None)
         bed.assign_and_call(sandbox, name)
-        pid = bed.node._sandboxes[sandbox].pid  # noqa: SLF001
+        pid = bed.node._sandboxes[sandbox].pid
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:]}
         found[name] = fields["Private_Dirty"] + fields["Private_Clean"]
