@@ -5,14 +5,16 @@ Standard library only. Descriptors: 3 control socket to pagurusd (SEQPACKET), 4 
 it likes: nothing here is trusted by the other side.
 """
 
-import importlib.util
 import json
+import marshal
 import os
 import socket
 import sys
 import time
 import traceback
-from types import TracebackType
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import MAGIC_NUMBER
+from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from ..frames import HEADER, HEADER_BYTES, MAGIC, ErrorKind, FrameKind, pack
@@ -20,10 +22,11 @@ from . import purge, warm
 
 CONTROL_FD, INVOCATION_FD = 3, 4
 CODE = "/code"
-_CONTROL_BYTES_MAX = 1 << 20
+_CONTROL_BYTES_MAX = 1 << 17
 _MESSAGE_CHARACTERS_MAX = 16_384
 _TRACEBACK_LINES_MAX = 200
 _HERE = os.path.dirname(__file__)
+_PYC_UNCHECKED = MAGIC_NUMBER + b"\x01\x00\x00\x00"  # PEP 552
 _REHEARSALS_STANDBY = 3
 _REHEARSAL_CODE = "/opt/pagurus/rehearsal"
 _REHEARSAL = b"""{"kind": "assign", "function": "rehearsal", "version": "0", "handler": "main.main",
@@ -61,7 +64,6 @@ class Failure(Exception):
 
 def live(undeclared: tuple[str, ...], timings_ns: tuple[int, int, int], *, standby: bool) -> None:
     """Everything a helper does until it exits. Does not return."""
-    control = socket.socket(fileno=CONTROL_FD)
     if undeclared:
         purge.purge(undeclared)
     warm.reseed()
@@ -69,12 +71,14 @@ def live(undeclared: tuple[str, ...], timings_ns: tuple[int, int, int], *, stand
         for _ in range(_REHEARSALS_STANDBY):
             rehearse()
     called, running, isolated = timings_ns
-    parked = {"fork": running - called, "isolate": isolated - running, "park": time.monotonic_ns() - isolated}
-    control.send(json.dumps({"kind": "parked", "ns": parked}).encode())
-    message = control.recv(_CONTROL_BYTES_MAX)
+    report = b'{"kind":"parked","ns":{"fork":%d,"isolate":%d,"park":%d}}'
+    os.write(CONTROL_FD, report % (running - called, isolated - running, time.monotonic_ns() - isolated))
+    message = os.read(CONTROL_FD, _CONTROL_BYTES_MAX)
     if not message:
         os._exit(0)
-    function = Function(message, socket.socket(fileno=INVOCATION_FD), CODE)
+    # Family and type are given: finding them out costs four system calls.
+    invocations = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, INVOCATION_FD)
+    function = Function(message, invocations, CODE)
     while function.serve_one():
         pass
     os._exit(0)
@@ -93,7 +97,8 @@ def rehearse() -> None:
         Function(_REHEARSAL, theirs, _REHEARSAL_CODE).serve_one()
         ours.recv(65536)
     sys.modules.pop("main", None)
-    os.environ.clear()
+    for name in [name for name in os.environ if name not in environ]:
+        del os.environ[name]
     os.environ.update(environ)
     sys.path[:] = path
     os.chdir(directory)
@@ -108,7 +113,6 @@ class Function:
         self._result_bytes: int = assignment["result_bytes"]
         self._context = Context(assignment["function"], assignment["version"], assignment["memory_bytes"])
         self._socket = invocations
-        os.environ.clear()
         os.environ.update(assignment["environ"])
         os.chdir(code)
         sys.path.insert(0, code)
@@ -218,16 +222,33 @@ def _import_module(name: str, code: str) -> Any:
     file = f"{code}/{name}.py"
     if "." in name or name in sys.modules or not os.path.isfile(file):
         return __import__(name, fromlist=["_"])
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    loader = SourceFileLoader(name, file)
+    module = ModuleType(name)
+    module.__file__, module.__loader__, module.__package__ = file, loader, ""
+    module.__spec__ = ModuleSpec(name, loader, origin=file)
+    module.__spec__.has_location = True
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(_compiled(name, file, code), vars(module))  # noqa: S102  the user's code: that is what we are for
     except BaseException:
         sys.modules.pop(name, None)
         raise
     return sys.modules.get(name, module)  # a module may replace itself
+
+
+def _compiled(name: str, file: str, code: str) -> CodeType:
+    """The module's code: from the byte code of the build (unchecked, as it is read-only), else compiled now."""
+    try:
+        with open(f"{code}/__pycache__/{name}.{sys.implementation.cache_tag}.pyc", "rb") as cached:
+            data = cached.read()
+        if data[:8] == _PYC_UNCHECKED:
+            loaded = marshal.loads(memoryview(data)[16:])  # noqa: S302
+            if isinstance(loaded, CodeType):
+                return loaded
+    except (OSError, ValueError, EOFError, TypeError):
+        pass
+    with open(file, "rb") as source:
+        return compile(source.read(), file, "exec", dont_inherit=True)
 
 
 def _positional_count(function: Any, handler: str) -> int:

@@ -130,7 +130,12 @@ def _import_all(names: list[str]) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+    """Threads of this process: proc counts them as links of the directory, and stat is cheaper than listing."""
+    return os.stat("/proc/self/task").st_nlink - _TASK_LINKS
+
+
+# links of /proc/self/task that are no threads; this process has one when it is imported
+_TASK_LINKS = os.stat("/proc/self/task").st_nlink - len(os.listdir("/proc/self/task"))
 
 
 def main(zygote_class: type[Zygote] = Zygote) -> None:

@@ -69,6 +69,7 @@ class Sandbox:
         self.error = ""
         self.pid = -1
         self.frozen = False
+        self.is_offered = False  # the gateway knows it
         self._network, self._mounts, *targets = namespaces
         self._targets = dict(zip(TARGETS, targets, strict=True))
         self._limits = DEFAULT_LIMITS
