@@ -274,16 +274,17 @@ class Node:
     async def _finish_start(
         self, ticket: int, host: ZygoteHost, sandbox: Sandbox, requested: asyncio.Future[int], plan_ms: float
     ) -> None:
+        def isolated(phases_ms: dict[str, float]) -> None:
+            if sandbox.state is not State.SPAWNING:
+                return  # killed meanwhile: _exited reports it
+            sandbox.become(State.ASSIGNED)
+            self.counters["forked"] += 1
+            self._send(protocol.SandboxAssigned(sandbox=sandbox.id, phases_ms={"plan": plan_ms, **phases_ms}), [])
+
         try:
-            phases_ms = await host.finish_fork(sandbox, requested)
+            await host.finish_fork(sandbox, requested, isolated)
         except (PagurusError, OSError, TimeoutError) as error:
             self._start_failed(ticket, host, sandbox, error)
-            return
-        if sandbox.state is not State.SPAWNING:
-            return  # killed meanwhile: _exited reports it
-        sandbox.become(State.ASSIGNED)
-        self.counters["forked"] += 1
-        self._send(protocol.SandboxAssigned(sandbox=sandbox.id, phases_ms={"plan": plan_ms, **phases_ms}), [])
 
     def _start_failed(
         self, ticket: int, host: ZygoteHost | None, sandbox: Sandbox | None, error: BaseException

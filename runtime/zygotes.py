@@ -187,16 +187,27 @@ class ZygoteHost:
         chosen.close_helper_ends()
         return requested
 
-    async def finish_fork(self, chosen: Sandbox, requested: asyncio.Future[int]) -> dict[str, float]:
-        """Wait until the helper is isolated; its phases in ms. Raises StartError."""
+    async def finish_fork(
+        self, chosen: Sandbox, requested: asyncio.Future[int], on_isolated: Callable[[dict[str, float]], None]
+    ) -> None:
+        """Wait until the helper is isolated, call `on_isolated` with its phases in ms, then learn its pid.
+
+        Raises StartError with the step that failed.
+        """
         assert self._client is not None
-        pid = await self._client.helper(requested)
-        chosen.pid = pid
-        self._watch(chosen, pid)
+        failure: StartError | None = None
+        try:
+            async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
+                on_isolated(await chosen.parked())
+        except StartError as error:
+            failure = error
+        # A zygote that refused says more than the closed socket of a helper that never was.
+        chosen.pid = await self._client.helper(requested)
+        self._watch(chosen, chosen.pid)
         if not chosen.is_live:
             chosen.cgroup.kill()  # it was killed before it had a process
-        async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
-            return await chosen.parked()
+        if failure is not None:
+            raise failure
 
     def standby_taken(self, taken: Sandbox) -> None:
         """A standby became a function's, or died."""
@@ -241,7 +252,7 @@ class ZygoteHost:
         chosen = await self.take_empty(environment)
         self._standbys[environment].add(chosen.id)
         try:
-            await self.finish_fork(chosen, self.begin_fork(chosen, standby=True))
+            await self.finish_fork(chosen, self.begin_fork(chosen, standby=True), lambda _: None)
         except BaseException as error:
             self.fail(chosen, str(error))
             raise

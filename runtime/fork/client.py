@@ -125,6 +125,8 @@ class ZygoteClient:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._control.send(json.dumps(message).encode(), descriptors)
+        # Its answer is not urgent: on few cores, reading it now would take the helper's.
+        self._control.pause()
         return future
 
     async def helper(self, requested: asyncio.Future[int]) -> int:
@@ -132,6 +134,7 @@ class ZygoteClient:
 
         Cancelled: the helper may still be forked; its sandbox is to be killed by its cgroup.
         """
+        self._control.resume()
         try:
             async with asyncio.timeout(SPAWN_TIMEOUT_S):
                 pidfd = await requested

@@ -24,7 +24,10 @@ def warm_packages() -> None:
 
 
 def reseed() -> None:
-    """Give this process random state of its own; `random` is reseeded by its own fork hook."""
+    """Change numpy's legacy random state, so that each helper inherits another; `random` has its own fork hook.
+
+    A generator made before the fork (numpy.random.default_rng()) by a package at import stays the same in all.
+    """
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         # 32 bits from the system, not seed(None): that one builds a SeedSequence, at 0.2 ms of page faults

@@ -18,11 +18,11 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from ..frames import HEADER, HEADER_BYTES, MAGIC, ErrorKind, FrameKind, pack
-from . import purge, warm
+from . import purge
 
 CONTROL_FD, INVOCATION_FD = 3, 4
 CODE = "/code"
-_CONTROL_BYTES_MAX = 1 << 17
+_CONTROL_BYTES_MAX = 1 << 16  # larger buffers are mapped and faulted in anew for each read
 _MESSAGE_CHARACTERS_MAX = 16_384
 _TRACEBACK_LINES_MAX = 200
 _HERE = os.path.dirname(__file__)
@@ -66,7 +66,6 @@ def live(undeclared: tuple[str, ...], timings_ns: tuple[int, int, int], *, stand
     """Everything a helper does until it exits. Does not return."""
     if undeclared:
         purge.purge(undeclared)
-    warm.reseed()
     if standby:
         for _ in range(_REHEARSALS_STANDBY):
             rehearse()
@@ -113,7 +112,9 @@ class Function:
         self._result_bytes: int = assignment["result_bytes"]
         self._context = Context(assignment["function"], assignment["version"], assignment["memory_bytes"])
         self._socket = invocations
-        os.environ.update(assignment["environ"])
+        for name, value in assignment["environ"].items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
         os.chdir(code)
         sys.path.insert(0, code)
         if assignment["environment_is_new"]:

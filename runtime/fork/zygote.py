@@ -64,6 +64,7 @@ class Zygote:
         control, invocation, out, err, net, mnt, *rest = descriptors
         cgroup = rest.pop(0) if message["has_cgroup"] else -1
         undeclared = self._undeclared[message["environment"] or ""]
+        warm.reseed()  # here, not in the helper: these pages are private already
         try:
             pid, pidfd = _spawn.spawn(
                 control, invocation, out, err, cgroup, tuple(rest), net, mnt, message["hostname"], message["uid"]

@@ -22,6 +22,8 @@ from lib import bed as bed_module
 from lib import functions, report
 from lib.bed import Bed
 
+from runtime.frames import FrameKind, pack
+
 HERE = Path(__file__).resolve().parent
 EXTERNAL = ("process", "forkserver", "crun")
 Measure = Callable[[], Awaitable[float]]
@@ -211,10 +213,14 @@ class Inside:
     async def bare_fork(self) -> float:
         ours, theirs = socket.socketpair()
         host = self._bed.node._zygotes[self._zygote]
-        message = {"kind": "bare", "source": functions.SOURCES[self._name], "param": functions.PARAM.decode()}
+        assignment = {"function": self._name, "version": "0", "handler": "main.main", "memory_bytes": 1 << 28}
+        assignment |= {"environ": {"PAGURUS_FUNCTION": self._name}, "result_bytes": 1 << 20, "environment_is_new": False}
+        source = functions.SOURCES[self._name]
+        message = {"kind": "bare", "name": self._name, "source": source, "assignment": assignment}
         data = json.dumps(message).encode()
         with ours, theirs:
             started_s = time.perf_counter()
+            ours.sendall(pack(FrameKind.INVOKE, b"bench", functions.PARAM, 30_000))
             host._client._control.send(data, [theirs.fileno()])
             answer = ours.recv(65536)
             elapsed_s = time.perf_counter() - started_s
