@@ -32,6 +32,8 @@ _REHEARSAL_CODE = "/opt/pagurus/rehearsal"
 _REHEARSAL = b"""{"kind": "assign", "function": "rehearsal", "version": "0", "handler": "main.main",
  "environ": {"HOME": "/tmp", "LANG": "C.UTF-8"}, "memory_bytes": 1,
  "result_bytes": 65536, "environment_is_new": false}"""
+_READ_BYTES = 1 << 16
+_loads = json.JSONDecoder().decode
 _dumps = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -69,15 +71,13 @@ def live(undeclared: tuple[str, ...], timings_ns: tuple[int, int, int], *, stand
     if standby:
         for _ in range(_REHEARSALS_STANDBY):
             rehearse()
-    called, running, isolated = timings_ns
-    report = b'{"kind":"parked","ns":{"fork":%d,"isolate":%d,"park":%d}}'
-    os.write(CONTROL_FD, report % (running - called, isolated - running, time.monotonic_ns() - isolated))
+        called, running, isolated = timings_ns
+        report = b'{"kind":"parked","ns":{"fork":%d,"isolate":%d,"park":%d}}'
+        os.write(CONTROL_FD, report % (running - called, isolated - running, time.monotonic_ns() - isolated))
     message = os.read(CONTROL_FD, _CONTROL_BYTES_MAX)
     if not message:
         os._exit(0)
-    # Family and type are given: finding them out costs four system calls.
-    invocations = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, INVOCATION_FD)
-    function = Function(message, invocations, CODE)
+    function = Function(message, INVOCATION_FD, CODE)
     while function.serve_one():
         pass
     os._exit(0)
@@ -93,7 +93,7 @@ def rehearse() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(pack(FrameKind.INVOKE, b"rehearsal", b'{"values": [1, 2, 3], "name": "x"}', 1000))
-        Function(_REHEARSAL, theirs, _REHEARSAL_CODE).serve_one()
+        Function(_REHEARSAL, theirs.fileno(), _REHEARSAL_CODE).serve_one()
         ours.recv(65536)
     sys.modules.pop("main", None)
     for name in [name for name in os.environ if name not in environ]:
@@ -104,17 +104,19 @@ def rehearse() -> None:
 
 
 class Function:
-    """The function this sandbox has become. Owns the invocation socket."""
+    """The function this sandbox has become."""
 
-    def __init__(self, message: bytes, invocations: socket.socket, code: str) -> None:
-        """message: pagurusd's assignment. code: where the function's files are. Imports the handler."""
-        assignment: dict[str, Any] = json.loads(message)
+    def __init__(self, message: bytes, invocations: int, code: str) -> None:
+        """message: pagurusd's assignment. invocations: the socket's descriptor, borrowed: an object for it would
+
+        cost pages. code: where the function's files are. Imports the handler.
+        """
+        assignment: dict[str, Any] = _loads(message.decode())
         self._result_bytes: int = assignment["result_bytes"]
         self._context = Context(assignment["function"], assignment["version"], assignment["memory_bytes"])
         self._socket = invocations
         for name, value in assignment["environ"].items():
-            if os.environ.get(name) != value:
-                os.environ[name] = value
+            os.environ[name] = value
         os.chdir(code)
         sys.path.insert(0, code)
         if assignment["environment_is_new"]:
@@ -134,7 +136,7 @@ class Function:
             return False
         kind, frame_id, payload, time_left_ms = frame
         if kind == FrameKind.PING:
-            self._socket.sendall(pack(FrameKind.PONG, frame_id, b""))
+            _write(self._socket, pack(FrameKind.PONG, frame_id, b""))
             return True
         started_ns = time.monotonic_ns()
         goes_on = self._failure is None
@@ -154,13 +156,13 @@ class Function:
             goes_on = goes_on and failure.payload["kind"] != ErrorKind.EXIT
         run_us = (time.monotonic_ns() - started_ns) // 1000
         _flush()
-        self._socket.sendall(pack(kind, frame_id, answer, self._import_us, min(run_us, 0xFFFFFFFF)))
+        _write(self._socket, pack(kind, frame_id, answer, self._import_us, min(run_us, 0xFFFFFFFF)))
         self._import_us = 0
         return goes_on
 
     def _receive(self) -> tuple[int, bytes, bytes, int] | None:
         """The next frame: kind, id, payload, counter; None at the end of the stream or out of step with it."""
-        data = bytearray(self._socket.recv(65536))
+        data = os.read(self._socket, _READ_BYTES)
         while True:
             if len(data) >= HEADER_BYTES:
                 magic, kind, id_length, length, time_left_ms, _ = HEADER.unpack_from(data)
@@ -170,14 +172,14 @@ class Function:
                 if len(data) >= end:
                     start = HEADER_BYTES + id_length
                     return kind, bytes(data[HEADER_BYTES:start]), bytes(data[start:end]), time_left_ms
-            chunk = self._socket.recv(1 << 20)
+            chunk = os.read(self._socket, 1 << 20)
             if not chunk:
                 return None
             data += chunk
 
     def _invoke(self, payload: bytes) -> bytes:
         try:
-            param = json.loads(payload)
+            param = _loads(payload.decode())
             result = self._handler(param, self._context) if self._wants_context else self._handler(param)
             if hasattr(result, "__await__"):
                 import asyncio  # costs 30 ms: only functions that are coroutines pay it
@@ -196,6 +198,13 @@ class Function:
             message = f"the result has {len(answer)} bytes, the limit result_bytes is {self._result_bytes}"
             raise Failure(ErrorKind.RESULT_SIZE, "ResultTooLarge", message)
         return answer
+
+
+def _write(fd: int, data: bytes) -> None:
+    """All of `data`, however much the socket takes at once."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
 
 
 def _load(handler: str, code: str) -> tuple[Any, bool]:
@@ -221,7 +230,8 @@ def _load(handler: str, code: str) -> tuple[Any, bool]:
 def _import_module(name: str, code: str) -> Any:
     """Import by name. A module at the top of the code skips the search of sys.path, which costs 0.3 ms."""
     file = f"{code}/{name}.py"
-    if "." in name or name in sys.modules or not os.path.isfile(file):
+    compiled = None if "." in name or name in sys.modules else _compiled(name, file, code)
+    if compiled is None:
         return __import__(name, fromlist=["_"])
     loader = SourceFileLoader(name, file)
     module = ModuleType(name)
@@ -230,15 +240,18 @@ def _import_module(name: str, code: str) -> Any:
     module.__spec__.has_location = True
     sys.modules[name] = module
     try:
-        exec(_compiled(name, file, code), vars(module))  # noqa: S102  the user's code: that is what we are for
+        exec(compiled, vars(module))  # noqa: S102  the user's code: that is what we are for
     except BaseException:
         sys.modules.pop(name, None)
         raise
     return sys.modules.get(name, module)  # a module may replace itself
 
 
-def _compiled(name: str, file: str, code: str) -> CodeType:
-    """The module's code: from the byte code of the build (unchecked, as it is read-only), else compiled now."""
+def _compiled(name: str, file: str, code: str) -> CodeType | None:
+    """The module's code: from the byte code of the build (unchecked, as it is read-only), else compiled now.
+
+    None when there is no such file.
+    """
     try:
         with open(f"{code}/__pycache__/{name}.{sys.implementation.cache_tag}.pyc", "rb") as cached:
             data = cached.read()
@@ -248,8 +261,12 @@ def _compiled(name: str, file: str, code: str) -> CodeType:
                 return loaded
     except (OSError, ValueError, EOFError, TypeError):
         pass
-    with open(file, "rb") as source:
-        return compile(source.read(), file, "exec", dont_inherit=True)
+    try:
+        with open(file, "rb") as source:
+            text = source.read()
+    except OSError:
+        return None
+    return compile(text, file, "exec", dont_inherit=True)
 
 
 def _positional_count(function: Any, handler: str) -> int:

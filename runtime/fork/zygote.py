@@ -67,7 +67,8 @@ class Zygote:
         warm.reseed()  # here, not in the helper: these pages are private already
         try:
             pid, pidfd = _spawn.spawn(
-                control, invocation, out, err, cgroup, tuple(rest), net, mnt, message["hostname"], message["uid"]
+                *(control, invocation, out, err, cgroup, tuple(rest), net, mnt),
+                *(message["hostname"], message["uid"], not message["standby"]),
             )
         except OSError as error:
             self._send({"kind": "refused", "id": message["id"], "message": f"clone3: {error.strerror}"})

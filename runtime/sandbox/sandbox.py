@@ -192,10 +192,7 @@ class Sandbox:
 
 def _message(assignment: Assignment, *, environment_is_new: bool) -> bytes:
     limits = assignment.limits
-    environ = {
-        "HOME": "/tmp",  # noqa: S108  the sandbox's own tmpfs
-        "LANG": "C.UTF-8",
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
+    environ = {  # beside what the zygote was started with: HOME, LANG, PATH, one thread in numeric libraries
         "PAGURUS_FUNCTION": assignment.function,
         "PAGURUS_VERSION": assignment.version,
         **assignment.environ,

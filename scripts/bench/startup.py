@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lib import bed as bed_module
 from lib import functions, report
@@ -214,7 +216,11 @@ class Inside:
         ours, theirs = socket.socketpair()
         host = self._bed.node._zygotes[self._zygote]
         assignment = {"function": self._name, "version": "0", "handler": "main.main", "memory_bytes": 1 << 28}
-        assignment |= {"environ": {"PAGURUS_FUNCTION": self._name}, "result_bytes": 1 << 20, "environment_is_new": False}
+        assignment |= {
+            "environ": {"PAGURUS_FUNCTION": self._name},
+            "result_bytes": 1 << 20,
+            "environment_is_new": False,
+        }
         source = functions.SOURCES[self._name]
         message = {"kind": "bare", "name": self._name, "source": source, "assignment": assignment}
         data = json.dumps(message).encode()
@@ -345,7 +351,7 @@ def main() -> None:
     if os.geteuid() != 0:
         raise SystemExit("startup must run as root: it makes sandboxes")
     logging.basicConfig(level=logging.WARNING)
-    asyncio.run(run(parser.parse_args()))
+    uvloop.run(run(parser.parse_args()))
 
 
 if __name__ == "__main__":
