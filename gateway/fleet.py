@@ -179,7 +179,7 @@ class Fleet:
     def assigned(self, message: SandboxAssigned) -> None:
         """A sandbox has its function, and its start took so long."""
         link = self.links.get(message.sandbox)
-        if link is not None:
+        if link is not None and not link.is_assigned:  # else its first answer was faster: too late to tell
             link.is_assigned = True
             link.phases_ms = message.phases_ms
 
@@ -327,7 +327,8 @@ class Fleet:
         else:
             failure = Failure(word="function-crashed", detail="the worker answered PONG to an invocation")
         if not link.is_assigned:
-            self._poll_node()  # SandboxAssigned was sent before the answer
+            self._poll_node()  # SandboxAssigned was sent before the answer, mostly
+            link.is_assigned = True
         link.pipes.drain()
         if link.phases_ms is not None:
             invocation.phases_ms.update(link.phases_ms)

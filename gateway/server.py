@@ -21,6 +21,7 @@ from aiohttp import web
 from gateway.api.app import make_server
 from gateway.builds import Builds
 from gateway.deploys import Deploys
+from gateway.evictions import Evictions
 from gateway.fleet import Fleet
 from gateway.keeper import Keeper
 from gateway.node_link import NodeLink
@@ -124,6 +125,7 @@ class Gateway:
     def _wire(self, welcome: Welcome, settings: Settings, database: Database, records: RecordStore) -> Services:
         clock, send = self._clock, self._send
         fleet = Fleet(settings, clock, self._loop, send, records.add, self._link.poll)
+        evictions = Evictions(fleet)
         keeper = Keeper(settings, clock, fleet, send, welcome.runtimes)
         registry = Registry(FunctionStore(database), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
@@ -134,7 +136,7 @@ class Gateway:
             protocol.ZygoteDied: keeper.died,
             protocol.SandboxAssigned: fleet.assigned,
             protocol.SandboxRefused: fleet.refused,
-            protocol.SandboxDied: fleet.died,
+            protocol.SandboxDied: evictions.died,
             protocol.BuildProgress: builds.progressed,
             protocol.BuildSucceeded: builds.succeeded,
             protocol.BuildFailed: builds.failed,
@@ -159,6 +161,7 @@ class Gateway:
             clock=clock,
             welcome=welcome,
             fleet=fleet,
+            evictions=evictions,
             keeper=keeper,
             registry=registry,
             deploys=deploys,

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from gateway.deploys import Deploys
+from gateway.evictions import Evictions
 from gateway.fleet import Fleet
 from gateway.keeper import Keeper
 from gateway.nodes import NodeQuestions
@@ -22,6 +23,7 @@ class Services:
     clock: Clock
     welcome: Welcome
     fleet: Fleet
+    evictions: Evictions
     keeper: Keeper
     registry: Registry
     deploys: Deploys

@@ -210,7 +210,7 @@ class FakeWorker:
         self.held.clear()
 
     def error(self, frame_id: bytes, kind: str, name: str, message: str) -> None:
-        body = {"kind": kind, "type": name, "message": message, "traceback": f"Traceback\n{name}: {message}\n"}
+        body = {"kind": kind, "type": name, "message": message, "traceback": ["Traceback", f"{name}: {message}"]}
         self.send(FrameKind.ERROR, frame_id, json.dumps(body).encode(), 0, 20)
 
     def send(self, kind: int, frame_id: bytes, payload: bytes = b"", a: int = 0, b: int = 0) -> None:
@@ -265,6 +265,7 @@ class FakeNode:
     is_build_held: bool = False
     is_start_refused: bool = False
     is_fork_only: bool = False
+    is_assigned_late: bool = False  # SandboxAssigned comes after the first answer
     received: list[ToDaemon] = field(default_factory=list)
     zygotes: dict[str, EnsureZygote] = field(default_factory=dict)
     sandboxes: dict[str, FakeSandbox] = field(default_factory=dict)
@@ -522,6 +523,10 @@ class FakeNode:
 
     def _assign(self, sandbox: FakeSandbox, assignment: Assignment) -> None:
         sandbox.assignment = assignment
-        self.send(SandboxAssigned(sandbox=sandbox.id, phases_ms={"fork": 0.5, "rootfs": 0.1}))
+        assigned = SandboxAssigned(sandbox=sandbox.id, phases_ms={"fork": 0.5, "rootfs": 0.1})
+        if self.is_assigned_late:
+            self.loop.call_later(0.02, self.send, assigned)
+        else:
+            self.send(assigned)
         sandbox.worker.assignment = assignment
         sandbox.worker.take()

@@ -1,4 +1,4 @@
-"""Routes that look at this node: sandboxes, zygotes, status, health, the API's description."""
+"""Routes that look at this node: zygotes, status, health, the API's description."""
 
 from typing import Any
 
@@ -7,12 +7,10 @@ from aiohttp import web
 
 from gateway.api import problems
 from gateway.api.openapi import DOCUMENT
-from gateway.scheduler.pool import State
 from gateway.scheduler.zygotes import ZygoteEntry
 from gateway.services import Services
 from runtime.protocol import NodeStatus
 
-_STATES = {State.ADOPTING: "starting", State.IDLE: "idle", State.LEASED: "busy", State.DYING: "dying"}
 _OPENAPI = msgspec.json.encode(DOCUMENT)
 _INDEX = msgspec.json.encode(
     {
@@ -51,40 +49,6 @@ class NodeRoutes:
             raise problems.problem("not-ready", reasons, headers={"Retry-After": "1"})
         return _json({"status": "ready", "missing": self._services.keeper.missing()})
 
-    async def sandboxes(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
-        """GET /v1/sandboxes."""
-        pools = self._services.fleet.pools
-        kernel = {one.sandbox: one for one in (await self._node_status()).sandboxes}
-        rows: list[dict[str, Any]] = []
-        for sandbox in pools.sandboxes.values():
-            rows.append(
-                {
-                    "id": sandbox.id,
-                    "state": "frozen" if sandbox.frozen else _STATES[sandbox.state],
-                    "function": sandbox.function,
-                    "version": sandbox.version,
-                    "zygote": sandbox.zygote,
-                    "environment": None,
-                }
-            )
-        for standby in pools.sources.standbys.values():
-            rows.append(
-                {
-                    "id": standby.sandbox,
-                    "state": "standby",
-                    "function": None,
-                    "version": None,
-                    "zygote": standby.zygote,
-                    "environment": standby.environment,
-                }
-            )
-        for row in rows:
-            found = kernel.get(row["id"])
-            row["memory_bytes"] = found.memory_bytes if found else None
-            row["pid"] = found.pid if found else None
-            row["uid"] = found.uid if found else None
-        return _json({"sandboxes": rows})
-
     async def zygotes(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
         """GET /v1/zygotes."""
         entries = self._services.keeper.zygotes.entries.values()
@@ -93,7 +57,7 @@ class NodeRoutes:
     async def status(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
         """GET /v1/status."""
         services = self._services
-        node = await self._node_status()
+        node = await node_status(services)
         fleet, welcome, settings = services.fleet, services.welcome, services.settings
         missing = services.keeper.missing()
         return _json(
@@ -131,12 +95,6 @@ class NodeRoutes:
             }
         )
 
-    async def _node_status(self) -> NodeStatus:
-        try:
-            return await self._services.node.status()
-        except TimeoutError:
-            return NodeStatus(ticket=0)  # pagurusd is busy: show what we know
-
     def _zygote(self, entry: ZygoteEntry) -> dict[str, Any]:
         fleet = self._services.fleet
         live = fleet.pools.sources.zygotes.get(entry.id)
@@ -163,6 +121,14 @@ class NodeRoutes:
             "import_ms": entry.import_ms,
             "failed_imports": entry.failed_imports,
         }
+
+
+async def node_status(services: Services) -> NodeStatus:
+    """What pagurusd says of its sandboxes; empty when it is too busy to."""
+    try:
+        return await services.node.status()
+    except TimeoutError:
+        return NodeStatus(ticket=0)  # show what we know
 
 
 def _json(value: object) -> web.Response:

@@ -282,6 +282,23 @@ _PATHS: Json = {
     "/v1/sandboxes": {
         "get": _operation(
             "listSandboxes", "All sandboxes", {"200": _answer("sandboxes", _list_of("sandboxes", "Sandbox"))}
+        ),
+        "delete": _operation(
+            "endIdleSandboxes",
+            "End all idle sandboxes of a function",
+            {
+                "200": _answer("how many have ended", _object(ended=_COUNT)),
+                **_problems("invalid-query", "invalid-name", "unknown-function"),
+            },
+            parameters=[{"name": "function", "in": "query", "required": True, "schema": _ref("FunctionName")}],
+        ),
+    },
+    "/v1/sandboxes/{id}": {
+        "delete": _operation(
+            "endSandbox",
+            "End an idle sandbox or a standby",
+            {"204": _answer("ended"), **_problems("unknown-sandbox", "sandbox-busy")},
+            parameters=[_ID],
         )
     },
     "/v1/zygotes": {

@@ -125,7 +125,14 @@ class Cgroup:
             _write(self._directories["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED")
 
     def kill(self) -> None:
-        """SIGKILL for every process in it, also frozen ones; they still have to be reaped."""
+        """SIGKILL for every process in it, also frozen ones; they still have to be reaped.
+
+        A cgroup that is removed already has none.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self._kill()
+
+    def _kill(self) -> None:
         unified = self._directories.get("unified")
         if unified is not None and (unified / "cgroup.kill").exists():
             _write(unified / "cgroup.kill", "1")

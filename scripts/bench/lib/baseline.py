@@ -15,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 PARAM = '{"a":1}'
-RUNNER = "import sys, json; sys.path[:0] = ['/code', '/opt/env']; import main; print(json.dumps(main.main({'a': 1})), flush=True)"
+RUNNER = (
+    "import sys, json; sys.path[:0] = ['/code', '/opt/env']; import main; "
+    "print(json.dumps(main.main({'a': 1})), flush=True)"
+)
 
 
 def serve(start: Callable[[], int]) -> None:

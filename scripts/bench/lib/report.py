@@ -46,8 +46,9 @@ def paired_ratio(above: Sequence[float], below: Sequence[float]) -> float:
 
 def host() -> dict[str, Any]:
     """The machine, as far as it explains a figure."""
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    memory_kb = int(open("/proc/meminfo").readline().split()[1])
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
     return {
         "kernel": platform.release(),
         "machine": platform.machine(),

@@ -32,6 +32,21 @@ def test_the_first_start_is_helped_and_the_second_warm(tmp_path: Path):
     run(scenario)
 
 
+def test_phases_of_a_start_that_come_late_are_not_those_of_the_next_invocation(tmp_path: Path):
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway:
+            await gateway.deploy("hello")
+            gateway.node.is_assigned_late = True
+            _, _, response = await gateway.invoke("hello")
+            assert response.headers["X-Pagurus-Start-Kind"] == "helped"
+            await asyncio.sleep(0.05)
+            _, _, response = await gateway.invoke("hello")
+            names = [part.partition(";")[0] for part in response.headers["Server-Timing"].split(", ")]
+            assert (response.headers["X-Pagurus-Start-Kind"], names) == ("warm", ["queue", "run", "total"])
+
+    run(scenario)
+
+
 def test_a_fork_serves_when_no_standby_is_there(tmp_path: Path):
     async def scenario() -> None:
         async with running(tmp_path, standbys_per_zygote=0) as gateway:

@@ -256,6 +256,20 @@ def test_rm_goes_on_after_a_failure(pagurus, gateway):
     assert json.loads(pagurus("rm", "a", "b", "--json").stdout)["removed"] == ["b"]
 
 
+def test_evict_takes_functions_and_sandboxes(pagurus, gateway):
+    gateway.answer("DELETE", "/v1/sandboxes?function=hello", {"ended": 3})
+    gateway.answer("DELETE", "/v1/sandboxes/z-1.4", b"", status=204)
+    gateway.problem("DELETE", "/v1/sandboxes?function=nope", 404, title="There is no such function")
+    gateway.problem("DELETE", "/v1/sandboxes/z-1.5", 409, title="The sandbox runs an invocation")
+    done = pagurus("evict", "hello", "z-1.4")
+    assert (done.status, done.stdout) == (0, "hello: 3 sandboxes ended\nz-1.4: 1 sandbox ended\n")
+    done = pagurus("evict", "nope", "z-1.5", "hello")
+    assert (done.status, done.stdout) == (1, "hello: 3 sandboxes ended\n")
+    assert "no such function" in done.stderr
+    assert "runs an invocation" in done.stderr
+    assert json.loads(pagurus("evict", "hello", "--json").stdout) == {"ended": {"hello": 3}, "failed": {}}
+
+
 def test_status_shows_leaves_by_dotted_name(pagurus, gateway):
     gateway.answer(
         "GET",
