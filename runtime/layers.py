@@ -18,6 +18,7 @@ import msgspec
 from runtime import packets
 from runtime.config import Settings
 from runtime.errors import RequirementError, StartError
+from runtime.fork import warm
 from runtime.model import CodeId, Environment, EnvironmentId, RuntimeName
 from runtime.sandbox import children
 from runtime.sandbox.children import Steps
@@ -169,6 +170,7 @@ class Layers:
         files = {f"_pagurus/{name}": (package / name).read_bytes() for name in _INSIDE}
         files["_pagurus/__init__.py"] = b""
         files |= {f"_pagurus/{name}": data for name, data in self._inside.items()}
+        files["rehearsal/main.py"] = warm.REHEARSAL_SOURCE.encode()
         files["init"] = (package / "sandbox/init").read_bytes()
         extension = next((package / "fork").glob("_spawn*.so"), None)
         if extension is None:

@@ -47,7 +47,7 @@ class Node:
         self.counters: Counter[str] = Counter()
         self._actions: dict[type, Callable[[Any], None]] = {
             protocol.AssignSandbox: self._assign,
-            protocol.StartSandbox: lambda message: self._spawn_task(self._start(message)),
+            protocol.StartSandbox: self._start,
             protocol.FreezeSandbox: self._freeze,
             protocol.KillSandbox: self._kill,
             protocol.EnsureZygote: self._ensure,
@@ -185,6 +185,7 @@ class Node:
 
     def _offer(self, sandbox: Sandbox, state: str, ticket: int | None = None) -> None:
         host = self._hosts.get(sandbox.id) or self._zygotes[sandbox.zygote]
+        sandbox.is_offered = True
         self._send(
             protocol.SandboxOffered(
                 sandbox=sandbox.id,
@@ -232,38 +233,63 @@ class Node:
         code = overlays.clone(f"code {assignment.code}", layers.code_lowers(assignment.code))
         sandbox.assign(assignment, code, environment, self._parts.desk)
 
-    async def _start(self, message: protocol.StartSandbox) -> None:
-        """Fork now: the function is attached and its message queued before the helper exists."""
-        clock = self._parts.clock
-        started_s = clock.monotonic_s()
+    def _start(self, message: protocol.StartSandbox) -> None:
+        """Fork now. With an empty sandbox at hand the zygote is asked before this returns."""
         host = self._zygotes.get(message.zygote)
-        sandbox: Sandbox | None = None
-        offered = False
+        if host is None or host.ready is None:
+            error = StartError("fork", f"zygote {message.zygote} is not alive")
+            self._start_failed(message.ticket, None, None, error)
+            return
+        sandbox = host.take_empty_nowait(message.assignment.environment)
+        started_s = self._parts.clock.monotonic_s()
+        if sandbox is None:
+            self._spawn_task(self._start_unpooled(message, host, started_s))
+        else:
+            self._begin_start(message, host, sandbox, started_s)
+
+    async def _start_unpooled(self, message: protocol.StartSandbox, host: ZygoteHost, started_s: float) -> None:
         try:
-            if host is None or host.ready is None:
-                raise StartError("fork", f"zygote {message.zygote} is not alive")
             sandbox = await host.take_empty(message.assignment.environment)
-            opened = host.begin_fork(sandbox)
-            self._sandboxes[sandbox.id] = sandbox
-            self._hosts[sandbox.id] = host
+        except (PagurusError, OSError) as error:
+            self._start_failed(message.ticket, host, None, error)
+            return
+        self._begin_start(message, host, sandbox, started_s)
+
+    def _begin_start(
+        self, message: protocol.StartSandbox, host: ZygoteHost, sandbox: Sandbox, started_s: float
+    ) -> None:
+        """Ask the zygote, then attach the function while it forks: the assignment waits in the helper's socket."""
+        self._sandboxes[sandbox.id] = sandbox
+        self._hosts[sandbox.id] = host
+        try:
+            requested = host.begin_fork(sandbox, standby=False)
             self._offer(sandbox, "starting", message.ticket)
-            offered = True
             self._attach(sandbox, message.assignment)
-            prepared_s = clock.monotonic_s()
-            phases_ms = await host.finish_fork(sandbox, opened, standby=False)
+        except (PagurusError, OSError) as error:
+            self._start_failed(message.ticket, host, sandbox, error)
+            return
+        plan_ms = (self._parts.clock.monotonic_s() - started_s) * 1000
+        self._spawn_task(self._finish_start(message.ticket, host, sandbox, requested, plan_ms))
+
+    async def _finish_start(
+        self, ticket: int, host: ZygoteHost, sandbox: Sandbox, requested: asyncio.Future[int], plan_ms: float
+    ) -> None:
+        def isolated(phases_ms: dict[str, float]) -> None:
             if sandbox.state is not State.SPAWNING:
                 return  # killed meanwhile: _exited reports it
             sandbox.become(State.ASSIGNED)
+            self.counters["forked"] += 1
+            self._send(protocol.SandboxAssigned(sandbox=sandbox.id, phases_ms={"plan": plan_ms, **phases_ms}), [])
+
+        try:
+            await host.finish_fork(sandbox, requested, isolated)
         except (PagurusError, OSError, TimeoutError) as error:
-            self._start_failed(message.ticket, host, sandbox, error, offered=offered)
-            return
-        self.counters["forked"] += 1
-        phases_ms = {"plan": (prepared_s - started_s) * 1000, **phases_ms}
-        self._send(protocol.SandboxAssigned(sandbox=sandbox.id, phases_ms=phases_ms), [])
+            self._start_failed(ticket, host, sandbox, error)
 
     def _start_failed(
-        self, ticket: int, host: ZygoteHost | None, sandbox: Sandbox | None, error: BaseException, *, offered: bool
+        self, ticket: int, host: ZygoteHost | None, sandbox: Sandbox | None, error: BaseException
     ) -> None:
+        """Report a start that went wrong. One that was begun counts as offered: it dies."""
         phase = error.phase if isinstance(error, StartError) else "fork"
         text = str(error) or type(error).__name__
         log.warning("ticket=%d cannot start: %s: %s", ticket, phase, text)
@@ -276,8 +302,10 @@ class Node:
             return  # it had a process: _exited reports it
         self._hosts.pop(sandbox.id, None)
         self._sandboxes.pop(sandbox.id, None)
-        if offered:
+        if sandbox.is_offered:
             self._send(protocol.SandboxDied(sandbox=sandbox.id, error=sandbox.error), [])
+        else:
+            self._send(protocol.SandboxRefused(ticket=ticket, phase=phase, message=text), [])
 
     def _freeze(self, message: protocol.FreezeSandbox) -> None:
         sandbox = self._sandboxes.get(message.sandbox)

@@ -83,6 +83,7 @@ class PacketSocket:
         self._incoming: deque[Packet] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
+        self._is_at_end = False
         self._loop.add_reader(end.fileno(), self._readable)
 
     def send(self, data: bytes, descriptors: list[int] | None = None) -> None:
@@ -115,6 +116,16 @@ class PacketSocket:
                 self._waiter = None
         return self._incoming.popleft()
 
+    def pause(self) -> None:
+        """Leave what arrives in the socket until `resume`: the event loop is not woken for it."""
+        if not self._is_closed:
+            self._loop.remove_reader(self._end.fileno())
+
+    def resume(self) -> None:
+        """Read again. Nothing happens when it was not paused, or the peer has gone."""
+        if not self._is_closed and not self._is_at_end:
+            self._loop.add_reader(self._end.fileno(), self._readable)
+
     def close(self) -> None:
         """Close the socket and every descriptor still queued. Idempotent."""
         if self._is_closed:
@@ -145,6 +156,7 @@ class PacketSocket:
             packet = Packet(b"", [])
         self._incoming.append(packet)
         if not packet.data:
+            self._is_at_end = True
             self._loop.remove_reader(self._end.fileno())
         self._wake()
 

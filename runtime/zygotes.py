@@ -155,27 +155,28 @@ class ZygoteHost:
                     self._scrap(unused)
         self._wanted.set()
 
-    async def take_empty(self, environment: EnvironmentId | None) -> Sandbox:
-        """An empty sandbox, from the pool or made now. Raises StartError."""
-        key = environment if environment in self.environments else None
+    def take_empty_nowait(self, environment: EnvironmentId | None) -> Sandbox | None:
+        """An empty sandbox from the pool, if there is one."""
         self._last_use_s = self._parts.clock.monotonic_s()
         self._wanted.set()
-        pool = self._empty.get(key)
-        if pool:
-            return pool.popleft()
-        return await self._make_empty(key)
+        pool = self._empty.get(self._key(environment))
+        return pool.popleft() if pool else None
 
-    def begin_fork(self, chosen: Sandbox) -> tuple[list[int], bool]:
-        """Open the sandbox's channels; what `finish_fork` sends to the zygote."""
-        chosen.become(State.SPAWNING)
-        return chosen.spawn_descriptors()
+    async def take_empty(self, environment: EnvironmentId | None) -> Sandbox:
+        """An empty sandbox, from the pool or made now. Raises StartError."""
+        return self.take_empty_nowait(environment) or await self._make_empty(self._key(environment))
 
-    async def finish_fork(self, chosen: Sandbox, opened: tuple[list[int], bool], *, standby: bool) -> dict[str, float]:
-        """Let the zygote fork and wait until the helper is isolated; its phases in ms. Raises StartError."""
+    def _key(self, environment: EnvironmentId | None) -> EnvironmentId | None:
+        """What is mounted ahead of time for a function with this environment: it, or nothing."""
+        return environment if environment in self.environments else None
+
+    def begin_fork(self, chosen: Sandbox, *, standby: bool) -> asyncio.Future[int]:
+        """Let the zygote fork into an empty sandbox; `finish_fork` waits for it. Raises StartError."""
         if self._client is None or self.is_ended:
             raise StartError("fork", f"zygote {self.id} has ended")
-        descriptors, has_cgroup = opened
-        pid, pidfd = await self._client.spawn(
+        chosen.become(State.SPAWNING)
+        descriptors, has_cgroup = chosen.spawn_descriptors()
+        requested = self._client.request_helper(
             environment=chosen.environment,
             hostname=chosen.id,
             uid=chosen.uid,
@@ -183,14 +184,30 @@ class ZygoteHost:
             descriptors=descriptors,
             has_cgroup=has_cgroup,
         )
-        os.close(pidfd)
         chosen.close_helper_ends()
-        chosen.pid = pid
-        self._watch(chosen, pid)
+        return requested
+
+    async def finish_fork(
+        self, chosen: Sandbox, requested: asyncio.Future[int], on_isolated: Callable[[dict[str, float]], None]
+    ) -> None:
+        """Wait until the helper is isolated, call `on_isolated` with its phases in ms, then learn its pid.
+
+        Raises StartError with the step that failed.
+        """
+        assert self._client is not None
+        failure: StartError | None = None
+        try:
+            async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
+                on_isolated(await chosen.parked())
+        except StartError as error:
+            failure = error
+        # A zygote that refused says more than the closed socket of a helper that never was.
+        chosen.pid = await self._client.helper(requested)
+        self._watch(chosen, chosen.pid)
         if not chosen.is_live:
             chosen.cgroup.kill()  # it was killed before it had a process
-        async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
-            return await chosen.parked()
+        if failure is not None:
+            raise failure
 
     def standby_taken(self, taken: Sandbox) -> None:
         """A standby became a function's, or died."""
@@ -235,7 +252,7 @@ class ZygoteHost:
         chosen = await self.take_empty(environment)
         self._standbys[environment].add(chosen.id)
         try:
-            await self.finish_fork(chosen, self.begin_fork(chosen), standby=True)
+            await self.finish_fork(chosen, self.begin_fork(chosen, standby=True), lambda _: None)
         except BaseException as error:
             self.fail(chosen, str(error))
             raise

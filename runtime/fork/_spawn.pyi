@@ -11,6 +11,7 @@ def spawn(
     mnt: int,
     hostname: str,
     uid: int,
+    reports: bool,
     /,
 ) -> tuple[int, int]: ...
 def timings() -> tuple[int, int, int]: ...

@@ -96,7 +96,7 @@ class ZygoteClient:
             raise StartError("imports", f"the imports started {threads - 1} threads, so it cannot be forked safely")
         return result
 
-    async def spawn(
+    def request_helper(
         self,
         *,
         environment: EnvironmentId | None,
@@ -105,10 +105,10 @@ class ZygoteClient:
         standby: bool,
         descriptors: list[int],
         has_cgroup: bool,
-    ) -> tuple[int, int]:
-        """Fork a helper; its host pid and pidfd (the caller's). Raises StartError.
+    ) -> asyncio.Future[int]:
+        """Ask for a helper; `helper` waits for it. What it needs next can be made while the zygote forks.
 
-        Cancelled: the helper may still be forked; its sandbox is to be killed by its cgroup.
+        descriptors stay the caller's. Raises StartError when the zygote has ended.
         """
         if self._is_closed:
             raise StartError("fork", "the zygote has ended")
@@ -125,18 +125,29 @@ class ZygoteClient:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._control.send(json.dumps(message).encode(), descriptors)
+        # Its answer is not urgent: on few cores, reading it now would take the helper's.
+        self._control.pause()
+        return future
+
+    async def helper(self, requested: asyncio.Future[int]) -> int:
+        """The host pid of a requested helper; -1 when it has already ended. Raises StartError.
+
+        Cancelled: the helper may still be forked; its sandbox is to be killed by its cgroup.
+        """
+        self._control.resume()
         try:
             async with asyncio.timeout(SPAWN_TIMEOUT_S):
-                pidfd = await future
+                pidfd = await requested
         except TimeoutError:
             self.close()
             raise StartError("fork", f"the zygote did not fork within {SPAWN_TIMEOUT_S:.0f} s") from None
         try:
-            return self._checked_pid(pidfd), pidfd
+            return self._checked_pid(pidfd)
         except StartError:
-            os.close(pidfd)
             self.close()
             raise
+        finally:
+            os.close(pidfd)
 
     async def serve(self) -> None:
         """Take its answers until it ends. The owner runs this as a task once it is configured."""

@@ -22,6 +22,7 @@ CONTROL_FD = 3
 _MESSAGE_BYTES_MAX = 1 << 20
 _DESCRIPTORS_MAX = 16
 # What most functions import from the standard library; more would make every fork dearer.
+_REHEARSALS = 20  # until the allocator and the specialising interpreter have settled
 _PRELOADED = "base64 collections datetime decimal functools hashlib itertools json math random re string traceback"
 
 
@@ -45,7 +46,9 @@ class Zygote:
             declared = {(name, version) for name, version in distributions}
             self._undeclared[environment] = purge.undeclared(owners, declared)
         self._undeclared[""] = tuple(owners)
-        warm.warm_zygote()
+        warm.warm_packages()
+        for _ in range(_REHEARSALS):
+            worker.rehearse()
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         faulthandler.enable()  # a crash of user code leaves its traceback on stderr
         gc.collect()
@@ -61,9 +64,11 @@ class Zygote:
         control, invocation, out, err, net, mnt, *rest = descriptors
         cgroup = rest.pop(0) if message["has_cgroup"] else -1
         undeclared = self._undeclared[message["environment"] or ""]
+        warm.reseed()  # here, not in the helper: these pages are private already
         try:
             pid, pidfd = _spawn.spawn(
-                control, invocation, out, err, cgroup, tuple(rest), net, mnt, message["hostname"], message["uid"]
+                *(control, invocation, out, err, cgroup, tuple(rest), net, mnt),
+                *(message["hostname"], message["uid"], not message["standby"]),
             )
         except OSError as error:
             self._send({"kind": "refused", "id": message["id"], "message": f"clone3: {error.strerror}"})
@@ -127,7 +132,12 @@ def _import_all(names: list[str]) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+    """Threads of this process: proc counts them as links of the directory, and stat is cheaper than listing."""
+    return os.stat("/proc/self/task").st_nlink - _TASK_LINKS
+
+
+# links of /proc/self/task that are no threads; this process has one when it is imported
+_TASK_LINKS = os.stat("/proc/self/task").st_nlink - len(os.listdir("/proc/self/task"))
 
 
 def main(zygote_class: type[Zygote] = Zygote) -> None:

@@ -69,6 +69,7 @@ class Sandbox:
         self.error = ""
         self.pid = -1
         self.frozen = False
+        self.is_offered = False  # the gateway knows it
         self._network, self._mounts, *targets = namespaces
         self._targets = dict(zip(TARGETS, targets, strict=True))
         self._limits = DEFAULT_LIMITS
@@ -93,8 +94,9 @@ class Sandbox:
         """Invocation socket, stdout, stderr: the gateway's ends. Kept here too, for a gateway that restarts."""
         return self._gateway_ends
 
-    def open_channels(self) -> list[int]:
-        """Make the sockets and pipes; the helper's ends, for the zygote. They close with `close_helper_ends`."""
+    def open_channels(self) -> None:
+        """Make sockets and pipes, and open what joining the cgroup takes: all that a fork needs, off its path."""
+        self.cgroup.join_descriptors()
         control, control_theirs = packets.packet_pair()
         invocation, invocation_theirs = socket.socketpair()
         out_read, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -107,13 +109,13 @@ class Sandbox:
         for fd in self._gateway_ends:
             self._undo.callback(os.close, fd)
         self._theirs = [control_theirs, invocation_theirs, out_write, err_write]
-        return [control_theirs.fileno(), invocation_theirs.fileno(), out_write, err_write]
 
     def spawn_descriptors(self) -> tuple[list[int], bool]:
         """All descriptors a zygote needs to fork into this sandbox, and whether a cgroup directory is among them."""
         join = self.cgroup.join_descriptors()
         directory = [join.directory] if join.directory >= 0 else []
-        return [*self.open_channels(), self._network, self._mounts, *directory, *join.tasks], bool(directory)
+        theirs = [end.fileno() if isinstance(end, socket.socket) else end for end in self._theirs]
+        return [*theirs, self._network, self._mounts, *directory, *join.tasks], bool(directory)
 
     def close_helper_ends(self) -> None:
         """Close the helper's ends here, once its zygote has them."""
@@ -159,7 +161,7 @@ class Sandbox:
         finally:
             for attachment in attachments:
                 os.close(attachment.fd)
-        self._control.send(_message(assignment))
+        self._control.send(_message(assignment, environment_is_new=environment is not None))
         self.assignment = assignment
 
     def _set_limits(self, limits: Limits) -> None:
@@ -188,12 +190,9 @@ class Sandbox:
         self.cgroup.close()
 
 
-def _message(assignment: Assignment) -> bytes:
+def _message(assignment: Assignment, *, environment_is_new: bool) -> bytes:
     limits = assignment.limits
-    environ = {
-        "HOME": "/tmp",  # noqa: S108  the sandbox's own tmpfs
-        "LANG": "C.UTF-8",
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
+    environ = {  # beside what the zygote was started with: HOME, LANG, PATH, one thread in numeric libraries
         "PAGURUS_FUNCTION": assignment.function,
         "PAGURUS_VERSION": assignment.version,
         **assignment.environ,
@@ -207,6 +206,7 @@ def _message(assignment: Assignment) -> bytes:
             "environ": environ,
             "memory_bytes": limits.memory_bytes,
             "result_bytes": limits.result_bytes,
+            "environment_is_new": environment_is_new,
         }
     ).encode()
 
@@ -237,8 +237,7 @@ async def prepare(
         cgroup.allow_entry(user_namespace.first_uid)
         user_namespace.request_network()
         user_namespace.request_mounts([*tree, *own])
-        made += await user_namespace.take_made()
-        made += await user_namespace.take_made()
+        made += await _both(user_namespace)
     except BaseException:
         for fd in made:
             os.close(fd)
@@ -248,4 +247,22 @@ async def prepare(
     finally:
         for attachment in own:
             os.close(attachment.fd)
-    return Sandbox(sandbox_id, zygote=zygote, uid=uid, environment=environment, cgroup=cgroup, namespaces=made)
+    made_sandbox = Sandbox(sandbox_id, zygote=zygote, uid=uid, environment=environment, cgroup=cgroup, namespaces=made)
+    made_sandbox.open_channels()
+    return made_sandbox
+
+
+async def _both(user_namespace: UserNamespace) -> list[int]:
+    """Descriptors of the two requests under way: both answers are taken, also when the first is a failure."""
+    made: list[int] = []
+    failures: list[StartError] = []
+    for _ in range(2):
+        try:
+            made += await user_namespace.take_made()
+        except StartError as error:
+            failures.append(error)
+    if failures:
+        for fd in made:
+            os.close(fd)
+        raise failures[0]
+    return made

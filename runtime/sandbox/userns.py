@@ -89,11 +89,9 @@ class UserNamespace:
                 for name in ("uid_map", "gid_map"):
                     _write(f"/proc/{setup_pid}/{name}", f"0 {self.first_uid} {identity.RANGE}")
                 channel.send(b"go")
-                message, _ = await children.answer(channel, "init")
-                self.init_pid = int(str(message["pid"]))
+                self.init_pid, _ = await _born(channel, "init")
                 self.init_pidfd = os.pidfd_open(self.init_pid)
                 self._undo.callback(os.close, self.init_pidfd)
-                await children.answer(channel, "init")
             finally:
                 await self._reaper.wait(setup_pid)
 
@@ -170,9 +168,7 @@ class UserNamespace:
             starter_pid = children.fork_child(body, theirs)
             try:
                 theirs.close()
-                message, _ = await children.answer(channel, program[0])
-                pid = int(str(message["pid"]))
-                _, descriptors = await children.answer(channel, program[0])
+                pid, descriptors = await _born(channel, program[0])
                 self._keep_proc(descriptors[0])
                 return Launched(pid, os.pidfd_open(pid))
             finally:
@@ -259,6 +255,13 @@ class UserNamespace:
         self.end()
         self.init_pidfd = -1
         self._undo.close()
+
+
+async def _born(channel: PacketSocket, what: str) -> tuple[int, list[int]]:
+    """The pid of a sibling that a child cloned, and the descriptors the sibling sent: two answers, in any order."""
+    answers = [await children.answer(channel, what), await children.answer(channel, what)]
+    pid = next(int(str(message["pid"])) for message, _ in answers if "pid" in message)
+    return pid, [fd for _, descriptors in answers for fd in descriptors]
 
 
 def _write(path: str, text: str) -> None:

@@ -17,10 +17,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lib import bed as bed_module
 from lib import functions, report
 from lib.bed import Bed
+
+from runtime.frames import FrameKind, pack
 
 HERE = Path(__file__).resolve().parent
 EXTERNAL = ("process", "forkserver", "crun")
@@ -210,12 +214,20 @@ class Inside:
 
     async def bare_fork(self) -> float:
         ours, theirs = socket.socketpair()
-        host = self._bed.node._zygotes[self._zygote]  # noqa: SLF001  the baseline lives inside the zygote itself
-        message = {"kind": "bare", "source": functions.SOURCES[self._name], "param": functions.PARAM.decode()}
+        host = self._bed.node._zygotes[self._zygote]
+        assignment = {"function": self._name, "version": "0", "handler": "main.main", "memory_bytes": 1 << 28}
+        assignment |= {
+            "environ": {"PAGURUS_FUNCTION": self._name},
+            "result_bytes": 1 << 20,
+            "environment_is_new": False,
+        }
+        source = functions.SOURCES[self._name]
+        message = {"kind": "bare", "name": self._name, "source": source, "assignment": assignment}
         data = json.dumps(message).encode()
         with ours, theirs:
             started_s = time.perf_counter()
-            host._client._control.send(data, [theirs.fileno()])  # noqa: SLF001
+            ours.sendall(pack(FrameKind.INVOKE, b"bench", functions.PARAM, 30_000))
+            host._client._control.send(data, [theirs.fileno()])
             answer = ours.recv(65536)
             elapsed_s = time.perf_counter() - started_s
         assert b'"ok"' in answer
@@ -270,7 +282,7 @@ async def run(options: Any) -> None:
             if bed.environments[name]:
                 await bed.zygote(f"z-{name}", [name], 2)
         await bed.zygote("base-unpooled", [], 0)
-        bed.node._zygotes["base-unpooled"]._targets.clear()  # noqa: SLF001  no pools at all
+        bed.node._zygotes["base-unpooled"]._targets.clear()
         web = Http(names) if not options.no_http else None
         externals: list[External] = []
         with tempfile.TemporaryDirectory() as folder:
@@ -314,7 +326,7 @@ async def _private_bytes(bed: Bed, names: list[str]) -> dict[str, int]:
         environment = bed.environments[name]
         sandbox = await bed.parked(environment.id if environment else None)
         bed.assign_and_call(sandbox, name)
-        pid = bed.node._sandboxes[sandbox].pid  # noqa: SLF001
+        pid = bed.node._sandboxes[sandbox].pid
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:]}
         found[name] = fields["Private_Dirty"] + fields["Private_Clean"]
@@ -339,7 +351,7 @@ def main() -> None:
     if os.geteuid() != 0:
         raise SystemExit("startup must run as root: it makes sandboxes")
     logging.basicConfig(level=logging.WARNING)
-    asyncio.run(run(parser.parse_args()))
+    uvloop.run(run(parser.parse_args()))
 
 
 if __name__ == "__main__":

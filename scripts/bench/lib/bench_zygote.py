@@ -1,27 +1,30 @@
-"""The zygote with one more message: a bare os.fork that runs a function's source without isolation.
+"""The zygote with one more message: a bare os.fork whose child serves the function without isolation.
 
-Mounted into zygotes by the startup benchmark only. It is the baseline "bare os.fork of the same zygote".
+Mounted into zygotes by the startup benchmark only. It is the baseline "bare os.fork of the same zygote": the child
+runs the same worker code on the same source, but has no namespaces, cgroup, uid or seccomp program of its own.
 """
 
 import json
 import os
 from typing import Any
 
-from . import zygote
+from . import worker, zygote
 
 
 class BenchZygote(zygote.Zygote):
-    """Answers `bare` with the function's result on the descriptor that came along."""
+    """Answers `bare` on the socket that came along; the first frame waits in it."""
 
     def handle(self, message: dict[str, Any], descriptors: list[int]) -> None:
         if message["kind"] != "bare":
             super().handle(message, descriptors)
             return
+        code = f"/tmp/{message['name']}"
+        if not os.path.isdir(code):
+            os.mkdir(code)
+            with open(f"{code}/main.py", "w") as file:
+                file.write(message["source"])
         if os.fork() == 0:
-            names: dict[str, Any] = {"__name__": "main"}
-            exec(compile(message["source"], "/code/main.py", "exec"), names)
-            result = json.dumps(names["main"](json.loads(message["param"])))
-            os.write(descriptors[0], result.encode())
+            worker.Function(json.dumps(message["assignment"]).encode(), descriptors[0], code).serve_one()
             os._exit(0)
         # the child of the call before: whoever measures does not wait for it
         while True:
