@@ -16,8 +16,8 @@ from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-FLUSH_EVERY_S = 0.2
-BATCH_ROWS = 1000
+FLUSH_EVERY_S = 1.0  # what the death of the gateway may cost; who reads records has them written first
+BATCH_ROWS = 5000
 PRUNE_PARTS = 20  # the table may be longer than its limit by one of so many parts
 STEP_ROWS = 50
 BACKLOG_MAX = 50_000  # when the disk stands still, older records are lost, with a count
