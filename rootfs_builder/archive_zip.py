@@ -6,6 +6,7 @@ cannot.
 
 import stat
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,13 +31,15 @@ _BROKEN = (
     OverflowError,
     OSError,
     LookupError,
+    UserWarning,
 )
 
 
 def unpack_zip(file: IO[bytes], tree: ArchiveTree, bounds: Bounds) -> None:
     """Write all members into the tree. Raises BuildError."""
     try:
-        with _BoundedZip(file, bounds) as archive:
+        # Python 3.13 only warns of members that overlap: to us that is no archive.
+        with warnings.catch_warnings(action="error", category=UserWarning), _BoundedZip(file, bounds) as archive:
             for member in archive.infolist():
                 _add(archive, member, tree)
     except _BROKEN as error:

@@ -18,6 +18,7 @@ from rootfs_builder.suites import Suite, suite_of
 from runtime.errors import BuildError
 from runtime.model import CodeId, Environment, RuntimeName
 
+CODE_SEEN_AT = "/code/"  # where sandboxes have the code mounted
 REQUIREMENTS_FILE = "requirements.txt"
 ANSWER_BYTES_MAX = 64
 
@@ -48,6 +49,7 @@ def run(request: Request, reporter: Reporter, answer: Callable[[], str]) -> None
     suite = suite_of(request.runtime)
     staging = Path(request.staging)
     code = _unpack(request, staging / "code", reporter)
+    _compile_code(request, suite, staging / "code", reporter)
     wanted = requirements.parse(_requirements_text(request, staging / "code"))
     if not wanted:
         reporter.done(code=code, environment=None, lock="")
@@ -77,6 +79,26 @@ def _unpack(request: Request, root: Path, reporter: Reporter) -> CodeId:
     code = CodeId(trees.digest(root))
     reporter.progress("unpack", f"unpacked {files} {'file' if files == 1 else 'files'}", 1.0)
     return code
+
+
+def _compile_code(request: Request, suite: Suite, root: Path, reporter: Reporter) -> None:
+    """Put byte code beside the code, so that no first import compiles. The code's id is made without it.
+
+    Code that does not compile, or that breaks the compiler, is left to the import check, which says it better.
+    """
+    try:
+        compiling.compile_tree(
+            _interpreter(request, suite),
+            root,
+            inside=f"{root}/",
+            seen=CODE_SEEN_AT,
+            bytes_max=request.unpacked_bytes,
+            tick=lambda done, total: reporter.tick("unpack", f"compiled {done} of {total} modules"),
+        )
+    except BuildError as error:
+        if error.kind == "limit":
+            raise
+        reporter.progress("unpack", f"the code has no byte code: {error.message}")
 
 
 def _requirements_text(request: Request, code: Path) -> str:

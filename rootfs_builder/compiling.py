@@ -16,22 +16,30 @@ from runtime.errors import BuildError
 
 # Runs in the target's interpreter: standard library only, also without site. One line a file: "." or "!errno".
 WORKER = """
-import py_compile, sys
-want, root, seen = sys.argv[1:]
+import errno, os, py_compile, sys
+want, root, seen, budget = sys.argv[1:]
+budget = int(budget)
 if "%d.%d" % sys.version_info[:2] != want:
     print("?%d.%d" % sys.version_info[:2]); sys.exit(3)
 mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
 for path in sys.stdin.buffer.read().split(b"\\0"):
     path = path.decode("utf-8", "surrogateescape")
     try:
-        if path:
-            py_compile.compile(root + path, dfile=seen + path, doraise=True, invalidation_mode=mode)
+        if path and budget > 0:
+            made = py_compile.compile(root + path, dfile=seen + path, doraise=True, invalidation_mode=mode)
+            budget -= os.stat(made).st_size
+            if budget <= 0:
+                os.unlink(made)
     except OSError as error:
-        print("!%d" % (error.errno or 0)); sys.exit(4)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print("!%d" % error.errno); sys.exit(4)
     except Exception:
         pass
     print(".", flush=True)
 """
+
+
+BYTES_MAX = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +58,13 @@ def compile_tree(
     inside: str,
     seen: str,
     wanted: Callable[[bytes], bool] = lambda path: True,
+    bytes_max: int = BYTES_MAX,
     tick: Callable[[int, int], None],
 ) -> int:
     """Compile every .py file below root for which `wanted` holds; files that do not compile are left alone.
 
     inside: root as the interpreter sees it; seen: as sandboxes will, both with a slash at the end.
+    bytes_max: of byte code in all; what would come beyond is left out (a short source can have a long one).
     tick(done, all) is called at least every second. Returns the number of files.
     Raises BuildError when the interpreter is another one than promised, or the disk is full.
     """
@@ -64,8 +74,11 @@ def compile_tree(
         if entry.is_file and entry.path.endswith(b".py") and wanted(entry.path)
     ]
     environ = {**interpreter.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    argv = (*interpreter.argv, "-s", "-S", "-P", "-W", "ignore", "-c", WORKER, interpreter.version, inside, seen)
-    commands = [Command(argv, environ, stdin=b"\0".join(part)) for part in _parts(files, _cores())]
+    parts = _parts(files, _cores())
+    budget = str(bytes_max // max(1, len(parts)))
+    options = ("-s", "-S", "-P", "-W", "ignore", "-c", WORKER)
+    argv = (*interpreter.argv, *options, interpreter.version, inside, seen, budget)
+    commands = [Command(argv, environ, stdin=b"\0".join(part)) for part in parts]
     done = 0
 
     def on_line(line: str) -> None:

@@ -162,6 +162,7 @@ class _Build:
             "unpacked_bytes": settings.unpacked_bytes,
             "archive_entries": settings.archive_entries,
             "python": f"/usr/bin/{self._request.runtime}",
+            "rootfs": str(self._parts.layers.root_lowers(self._request.runtime)[-1]),
         }
         return json.dumps(request).encode() + b"\n"
 

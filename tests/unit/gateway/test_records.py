@@ -105,7 +105,9 @@ def test_a_write_that_fails_is_counted(tmp_path: Path, caplog):
     assert "cannot write 1 records" in caplog.text
 
 
-def test_many_records_are_written_by_the_task(tmp_path: Path):
+def test_many_records_are_written_by_the_task(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_ROWS", 1000)
+
     async def scenario(store: RecordStore) -> None:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(store.run())

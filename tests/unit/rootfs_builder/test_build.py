@@ -1,6 +1,9 @@
 """A build from request to last line, with a fake uv."""
 
+import importlib.util
+import marshal
 import os
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rootfs_builder import build, uv
+from rootfs_builder import build, trees, uv
 from rootfs_builder.events import Reporter
 from runtime.errors import BuildError
 from runtime.model import Environment
@@ -79,6 +82,30 @@ def test_a_function_without_requirements_has_no_environment(bench: Bench):
     assert done == {"event": "done", "code": done["code"], "environment": None, "lock": ""}
     assert os.listdir(bench.staging) == ["code"]
     assert {event["phase"] for event in bench.events[:-1]} == {"unpack"}
+
+
+def test_code_has_byte_code_that_its_id_does_not_depend_on(bench: Bench):
+    bench.run()
+    code = bench.staging / "code"
+    compiled = Path(importlib.util.cache_from_source(str(code / "main.py")))
+    data = compiled.read_bytes()
+    assert int.from_bytes(data[4:8], "little") == 0b01  # hash-based, not checked
+    assert marshal.loads(data[16:]).co_filename == "/code/main.py"
+    shutil.rmtree(compiled.parent)
+    assert bench.events[-1]["code"] == trees.digest(code)
+
+
+def test_code_that_does_not_compile_is_no_failure_of_the_build(tmp_path: Path, bench: Bench):
+    (tmp_path / "other").mkdir()
+    other = Bench(tmp_path / "other", bad__py="def (\n", deep__py="(" * 900 + ")" * 900)
+    other.run(runtime=VERSION, unpacked_bytes=10_000)
+    assert other.events[-1]["event"] == "done"
+
+
+def test_without_an_interpreter_code_stays_as_it_is(bench: Bench):
+    bench.run(python="/nonexistent")
+    assert bench.events[-1]["event"] == "done"
+    assert os.listdir(bench.staging / "code") == ["main.py"]
 
 
 def test_code_ids_depend_on_content_only(tmp_path: Path):

@@ -41,6 +41,20 @@ def test_byte_code_is_unchecked_and_names_the_path_of_sandboxes(tmp_path: Path):
     assert [path.name for path in compiled.parent.iterdir()] == [compiled.name]
 
 
+def test_byte_code_beyond_its_limit_is_left_out(tmp_path: Path):
+    (tmp_path / "bomb.py").write_text('x = ("a" * 4000, ' + ", ".join(f'"{n}" + "b" * 4000' for n in range(50)) + ")\n")
+    (tmp_path / "tiny.py").write_text("1\n")
+    assert compile_here(tmp_path, bytes_max=50_000) == 2
+    assert not Path(importlib.util.cache_from_source(str(tmp_path / "bomb.py"))).exists()
+
+
+def test_what_stands_in_the_way_of_byte_code_is_no_failure(tmp_path: Path):
+    (tmp_path / "__pycache__").write_text("a file")
+    (tmp_path / "m.py").write_text("1\n")
+    assert compile_here(tmp_path) == 1
+    assert (tmp_path / "__pycache__").read_text() == "a file"
+
+
 def test_byte_code_is_the_same_each_time(tmp_path: Path):
     found = []
     for number in range(2):
