@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.output import OutputLog
 from runtime.frames import ErrorKind
-from runtime.model import FunctionName, InvocationId, StartKind, VersionId
+from runtime.model import MIB, FunctionName, InvocationId, StartKind, VersionId
 from runtime.protocol import SandboxDied
 
 
@@ -141,7 +141,7 @@ def failure_of_death(died: SandboxDied | None) -> Failure:
     if died.out_of_memory:
         return Failure(
             word="function-out-of-memory",
-            detail="the sandbox needed more memory than memory_bytes",
+            detail=f"the sandbox needed more memory than memory_bytes, {died.memory_bytes / MIB:.0f} MiB",
             error=UserError(type="MemoryError", message="killed by the kernel: memory_bytes was reached"),
         )
     if died.signal:

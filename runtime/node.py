@@ -329,6 +329,7 @@ class Node:
                 exit_status=ended.exit_status,
                 signal=ended.signal,
                 out_of_memory=out_of_memory and not sandbox.reason,
+                memory_bytes=sandbox.assignment.limits.memory_bytes if sandbox.assignment else 0,
                 reason=sandbox.reason,
                 error=sandbox.error,
             ),

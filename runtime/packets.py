@@ -15,6 +15,7 @@ from runtime.errors import ProtocolError
 PACKET_BYTES_MAX = 1 << 20
 DESCRIPTORS_MAX = 16
 QUEUE_MAX = 10_000
+UNREAD_MAX = 64  # packets taken from the kernel before their reader asks for them
 _UCRED = struct.Struct("iii")  # struct ucred: pid, uid, gid
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h; not in the socket module
 
@@ -114,6 +115,8 @@ class PacketSocket:
                 await self._waiter
             finally:
                 self._waiter = None
+        if len(self._incoming) == UNREAD_MAX:
+            self.resume()
         return self._incoming.popleft()
 
     def pause(self) -> None:
@@ -155,6 +158,8 @@ class PacketSocket:
         except (OSError, ProtocolError):
             packet = Packet(b"", [])
         self._incoming.append(packet)
+        if len(self._incoming) == UNREAD_MAX:
+            self.pause()  # the peer's sends wait in the kernel, which bounds them
         if not packet.data:
             self._is_at_end = True
             self._loop.remove_reader(self._end.fileno())

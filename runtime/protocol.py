@@ -222,13 +222,14 @@ class SandboxRefused(_Message, frozen=True, kw_only=True):
 class SandboxDied(_Message, frozen=True, kw_only=True):
     """A sandbox is gone, with all its processes. `reason`: of KillSandbox, or ''.
 
-    error: for one that never became ready, the step and the system's error.
+    error: for one that never became ready, the step and the system's error. memory_bytes: its limit.
     """
 
     sandbox: SandboxId
     exit_status: int | None = None
     signal: int | None = None
     out_of_memory: bool = False
+    memory_bytes: int = 0
     reason: str = ""
     error: str = ""
 

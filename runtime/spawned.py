@@ -3,6 +3,7 @@
 They get no capability, cannot gain one, and die with pagurusd. Descriptors pass by explicit list only.
 """
 
+import fcntl
 import os
 import pwd
 import socket
@@ -42,7 +43,7 @@ def start_as(
             cgroup.join_self()
         steps("descriptors")
         # First above all targets, so that placing one cannot overwrite another.
-        high = [os.dup2(os.dup(fd), 100 + index, inheritable=False) for index, fd in enumerate(descriptors)]
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(descriptors)) for fd in descriptors]
         for index, fd in enumerate(high):
             os.dup2(fd, index)
         syscalls.close_range(len(high))

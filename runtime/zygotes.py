@@ -17,6 +17,7 @@ from runtime.errors import PagurusError, StartError
 from runtime.fork import client
 from runtime.fork.client import ZygoteClient
 from runtime.model import Environment, EnvironmentId, Limits, RuntimeName, SandboxId, ZygoteId
+from runtime.netns import loopback
 from runtime.parts import Parts
 from runtime.protocol import ZygoteReady
 from runtime.reaper import Exit
@@ -115,6 +116,7 @@ class ZygoteHost:
                 anchor=str(parts.layers.anchor),
                 tree=tree,
                 reaper=parts.reaper,
+                make_network=loopback.make,
             )
         finally:
             _close(tree)

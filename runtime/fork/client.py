@@ -87,8 +87,8 @@ class ZygoteClient:
             answer = json.loads(data)
             threads = int(answer["threads"])
             result = Imported(
-                {str(k): float(v) for k, v in answer["import_ms"].items()},
-                {str(k): str(v) for k, v in answer["failed"].items()},
+                {name: float(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
+                {name: str(answer["failed"][name])[:500] for name in imports if name in answer["failed"]},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StartError("imports", "the zygote sent a malformed report") from error

@@ -1,1 +1,1 @@
-"""Network namespaces: the pool of them, ready before they are needed."""
+"""Network namespaces of sandboxes, and what is in them."""

@@ -5,23 +5,27 @@ inside) but outside its pid namespace, so the zygote cannot see it. It runs our 
 """
 
 import array
-import fcntl
 import json
 import os
 import socket
-import struct
+from collections.abc import Callable
 
 from runtime import packets, syscalls
+from runtime.packets import Packet
 from runtime.sandbox import children, identity
 from runtime.sandbox.children import Steps
 from runtime.syscalls import CloneFlag, MountFlag
 
-_SIOCSIFFLAGS, _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x8914, 0x1, 0x8, 0x40  # linux/sockios.h, linux/if.h
 TARGETS = ("code", "opt/env", "tmp")
 
 
-def serve(end: socket.socket, steps: Steps, *, user_namespace: int, anchor: str) -> None:
-    """Body of the process: enter, settle in an empty root, answer requests until the socket closes."""
+def serve(
+    end: socket.socket, steps: Steps, *, user_namespace: int, anchor: str, make_network: Callable[[int], int]
+) -> None:
+    """Body of the process: enter, settle in an empty root, answer requests until the socket closes.
+
+    make_network: enters a new network namespace and returns its descriptor (runtime.netns).
+    """
     steps("descriptors")
     own = os.dup2(end.fileno(), 3), os.dup2(user_namespace, 4)
     syscalls.close_range(5)
@@ -48,32 +52,26 @@ def serve(end: socket.socket, steps: Steps, *, user_namespace: int, anchor: str)
         packet = packets.receive(channel)
         if not packet.data:
             return
-        _answer(channel, json.loads(packet.data), packet.descriptors, namespaces, home)
+        _answer(channel, packet, namespaces, home, make_network)
 
 
-def _answer(channel: socket.socket, request: dict[str, str], given: list[int], namespaces: int, home: int) -> None:
+def _answer(
+    channel: socket.socket, packet: Packet, namespaces: int, home: int, make_network: Callable[[int], int]
+) -> None:
+    request: dict[str, str] = json.loads(packet.data)
     made: list[int] = []
     steps = Steps()
     try:
         if request["make"] == "net":
-            made = [_network(namespaces)]
+            made = [make_network(namespaces)]
         else:
-            made = _mounts(namespaces, home, request["attach"].split(":"), given, steps)
+            made = _mounts(namespaces, home, request["attach"].split(":"), packet.descriptors, steps)
         channel.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", made))])
     except OSError as error:
         children.report(channel, f"{request['make']} {steps.current}", error)
     finally:
-        for fd in (*made, *given):
+        for fd in (*made, *packet.descriptors):
             os.close(fd)
-
-
-def _network(namespaces: int) -> int:
-    """A network namespace in which only `lo` is, and is up."""
-    syscalls.unshare(CloneFlag.NEWNET)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        flags = _IFF_UP | _IFF_LOOPBACK | _IFF_RUNNING
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags))
-    return os.open("net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
 
 
 def _mounts(namespaces: int, home: int, targets: list[str], given: list[int], steps: Steps) -> list[int]:

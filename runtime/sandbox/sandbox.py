@@ -42,6 +42,7 @@ _TRANSITIONS = {
     State.GONE: set(),
 }
 DEFAULT_LIMITS = Limits()
+_PHASES = ("fork", "isolate", "park")
 
 
 class Sandbox:
@@ -137,9 +138,15 @@ class Sandbox:
             if message["kind"] == "failed":
                 text = os.strerror(int(message["errno"]))
                 raise StartError(str(message["step"]), f"{message['step']}: {text}")
-            return {str(name): int(ns) / 1e6 for name, ns in message["ns"].items()}
+            phases_ms = {name: int(message["ns"][name]) / 1e6 for name in _PHASES if name in message["ns"]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StartError("fork", "the helper sent a malformed report") from error
+        # From here on it may be user code that writes there: nobody reads it any more.
+        if self.assignment is None:
+            self._control.pause()
+        else:
+            self._control.close()
+        return phases_ms
 
     def assign(self, assignment: Assignment, code: int, environment: int | None, desk: MountDesk) -> None:
         """Make it the function's: limits, code and environment attached from outside, then one message.
@@ -163,6 +170,8 @@ class Sandbox:
                 os.close(attachment.fd)
         self._control.send(_message(assignment, environment_is_new=environment is not None))
         self.assignment = assignment
+        if self.state is State.PARKED:
+            self._control.close()  # what was sent stays readable for the helper
 
     def _set_limits(self, limits: Limits) -> None:
         wanted = (limits.memory_bytes, limits.pids, limits.cpu_millis)

@@ -61,17 +61,25 @@ class UserNamespace:
 
     @classmethod
     async def create(
-        cls, *, first_uid: int, cgroup: Cgroup, anchor: str, tree: Sequence[Attachment], reaper: Reaper
+        cls,
+        *,
+        first_uid: int,
+        cgroup: Cgroup,
+        anchor: str,
+        tree: Sequence[Attachment],
+        reaper: Reaper,
+        make_network: Callable[[int], int],
     ) -> "UserNamespace":
         """Make namespaces, init and builder. `tree`: the zygote's root and what is attached in it; borrowed.
 
-        `cgroup` is where init and builder live; borrowed. Raises StartError; nothing stays then.
+        make_network: what the builder makes sandboxes' network namespaces with. `cgroup` is where init and
+        builder live; borrowed. Raises StartError; nothing stays then.
         """
         self = cls(first_uid, cgroup, anchor, reaper)
         async with AsyncExitStack() as undo:
             undo.callback(self.close)
             await self._start_init(tree)
-            await self._start_builder()
+            await self._start_builder(make_network)
             undo.pop_all()
         return self
 
@@ -134,14 +142,14 @@ class UserNamespace:
         steps("exec init")
         os.execve(INIT_PROGRAM, ["pagurus-init"], {})
 
-    async def _start_builder(self) -> None:
+    async def _start_builder(self, make_network: Callable[[int], int]) -> None:
         ours, theirs = packets.packet_pair()
         user_namespace = os.open(f"/proc/{self.init_pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         anchor = self._anchor
 
         def body(end: socket.socket, steps: Steps) -> None:
             self._cgroup.join_self()
-            nsbuilder.serve(end, steps, user_namespace=user_namespace, anchor=anchor)
+            nsbuilder.serve(end, steps, user_namespace=user_namespace, anchor=anchor, make_network=make_network)
 
         channel = PacketSocket(ours)
         self._undo.callback(channel.close)

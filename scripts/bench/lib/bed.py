@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,9 @@ from runtime.parts import Parts, open_parts
 
 from . import functions
 
-STATE = Path("/var/lib/pagurus-bench")
+NODE_STATE = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
+STATE = NODE_STATE.with_name(NODE_STATE.name + "-bench")
+UID_BASE = 0x60000000  # away from a node in production on this machine
 HERE = Path(__file__).resolve().parent
 
 
@@ -32,44 +33,47 @@ class Bed:
         self.runtime = parts.layers.runtimes()[0]
         self.assignments: dict[str, Assignment] = {}
         self.environments: dict[str, Environment | None] = {}
-        self.standbys: dict[EnvironmentId | None, deque[SandboxId]] = {}
+        self.standbys: dict[EnvironmentId | None, asyncio.Queue[SandboxId]] = {}
         self.sockets: dict[SandboxId, socket.socket] = {}
         self.offered: dict[int, asyncio.Future[SandboxId]] = {}
         self.phases: dict[SandboxId, dict[str, float]] = {}
-        self.dead: dict[SandboxId, protocol.SandboxDied] = {}
+        self._ends: dict[SandboxId, asyncio.Future[protocol.SandboxDied]] = {}
         self._waiting: dict[object, asyncio.Future[protocol.ToGateway]] = {}
         self._ticket = 0
 
     def _take(self, message: protocol.ToGateway, descriptors: list[int]) -> None:
         match message:
             case protocol.SandboxOffered():
-                end = socket.socket(fileno=os.dup(descriptors[0]))
-                end.setblocking(True)
-                self.sockets[message.sandbox] = end
-                if message.ticket is not None:
-                    self.offered[message.ticket].set_result(message.sandbox)
-                else:
-                    self.standbys.setdefault(message.environment, deque()).append(message.sandbox)
+                self._offered(message, descriptors)
             case protocol.SandboxAssigned():
                 self.phases[message.sandbox] = message.phases_ms
             case protocol.SandboxDied():
-                self.dead[message.sandbox] = message
-                end_or_none = self.sockets.pop(message.sandbox, None)
-                if end_or_none is not None:
-                    end_or_none.close()
-                for pool in self.standbys.values():
-                    if message.sandbox in pool:
-                        pool.remove(message.sandbox)
+                self._died(message)
             case protocol.ZygoteReady() | protocol.ZygoteFailed() | protocol.ZygoteDied():
                 self._answer(message.zygote, message)
             case protocol.BuildSucceeded() | protocol.BuildFailed():
                 self._answer(message.build, message)
             case protocol.SandboxRefused():
                 self.offered[message.ticket].set_exception(RuntimeError(message.message))
-            case protocol.BuildProgress():
-                print(f"  {message.phase}: {message.message}", flush=True)
             case _:
                 pass
+
+    def _offered(self, message: protocol.SandboxOffered, descriptors: list[int]) -> None:
+        end = socket.socket(fileno=os.dup(descriptors[0]))
+        end.setblocking(True)
+        self.sockets[message.sandbox] = end
+        if message.ticket is not None:
+            self.offered[message.ticket].set_result(message.sandbox)
+        else:
+            self.standbys.setdefault(message.environment, asyncio.Queue()).put_nowait(message.sandbox)
+
+    def _died(self, message: protocol.SandboxDied) -> None:
+        end = self.sockets.pop(message.sandbox, None)
+        if end is not None:
+            end.close()
+        future = self._ends.pop(message.sandbox, None)
+        if future is not None:
+            future.set_result(message)
 
     def _answer(self, key: object, message: protocol.ToGateway) -> None:
         future = self._waiting.pop(key, None)
@@ -103,8 +107,8 @@ class Bed:
             limits=Limits(),
         )
 
-    async def zygote(self, zygote: str, names: list[str], standbys: int) -> protocol.ZygoteReady:
-        """A zygote for these functions (none: the base zygote), with standbys for each environment."""
+    async def zygote(self, zygote: str, names: list[str], standbys: int | None) -> protocol.ZygoteReady:
+        """A zygote for these functions (none: the base zygote). standbys: for each environment; None: no pools."""
         known = [e for name in names if (e := self.environments[name]) is not None]
         targets: list[EnvironmentId | None] = [e.id for e in known] or [None]
         message = protocol.EnsureZygote(
@@ -112,18 +116,52 @@ class Bed:
             runtime=self.runtime,
             environments=tuple(e.id for e in known),
             imports=tuple(m for e in known for m in e.imports),
-            standbys=tuple(protocol.StandbyTarget(environment=t, count=standbys) for t in targets),
+            standbys=()
+            if standbys is None
+            else tuple(protocol.StandbyTarget(environment=t, count=standbys) for t in targets),
         )
         result = await self._ask(message.zygote, message, [])
         if not isinstance(result, protocol.ZygoteReady):
             raise SystemExit(f"cannot make zygote {zygote}: {result}")
         return result
 
+    async def prepare(self, names: list[str]) -> None:
+        """Build the functions; a base zygote, one a function with packages, and a base zygote without pools."""
+        for name in names:
+            print(f"building {name}", flush=True)
+            await self.deploy(name)
+        await self.zygote("base", [], 2)
+        for name in names:
+            if self.environments[name] is not None:
+                await self.zygote(f"z-{name}", [name], 2)
+        await self.zygote("base-unpooled", [], None)
+
     async def parked(self, environment: EnvironmentId | None) -> SandboxId:
-        """A standby, waiting for one if need be."""
-        while not self.standbys.get(environment):
-            await asyncio.sleep(0.002)
-        return self.standbys[environment].popleft()
+        """A live standby, waiting for one if need be."""
+        queue = self.standbys.setdefault(environment, asyncio.Queue())
+        while True:
+            sandbox = await queue.get()
+            if sandbox in self.sockets:
+                return sandbox
+
+    def to_zygote(self, zygote: str, data: bytes, descriptors: list[int]) -> None:
+        """Send a message that only bench_zygote.py knows. The baseline lives inside the zygote itself."""
+        client = self.node._zygotes[ZygoteId(zygote)]._client
+        assert client is not None
+        client._control.send(data, descriptors)
+
+    def pid(self, sandbox: SandboxId) -> int:
+        """Host pid of a sandbox's first process."""
+        return self.node._sandboxes[sandbox].pid
+
+    def packages(self, name: str) -> str:
+        """Where a function's packages lie, or ''."""
+        environment = self.environments[name]
+        return str(self.parts.layers.environment_lowers([environment.id])[0]) if environment else ""
+
+    @property
+    def rootfs(self) -> str:
+        return str(self.parts.layers.root_lowers(self.runtime)[-1])
 
     def assign_and_call(self, sandbox: SandboxId, name: str) -> float:
         """Milliseconds from assignment to result, blocking: the event loop is not in the measured path."""
@@ -170,10 +208,9 @@ class Bed:
 
     async def kill(self, sandbox: SandboxId) -> protocol.SandboxDied:
         """End a sandbox and wait until it is reaped."""
+        self._ends[sandbox] = asyncio.get_running_loop().create_future()
         self.node.handle(protocol.KillSandbox(sandbox=sandbox, reason="bench"), [])
-        while sandbox not in self.dead:
-            await asyncio.sleep(0.001)
-        return self.dead.pop(sandbox)
+        return await self._ends[sandbox]
 
 
 def _expect_result(answer: bytes) -> None:
@@ -185,22 +222,20 @@ def _expect_result(answer: bytes) -> None:
 @asynccontextmanager
 async def open_bed(*, module: str = "zygote", standbys: int = 2, empty: int = 2) -> AsyncIterator[Bed]:
     """A node with its own state directory, which keeps built functions for the next run."""
-    rootfs = Path("/var/lib/pagurus/rootfs")
+    rootfs = NODE_STATE / "rootfs"
     if not rootfs.is_dir():
         raise SystemExit("no base root file system: run scripts/setup --bench first")
     STATE.mkdir(mode=0o711, exist_ok=True)
     if not (STATE / "rootfs").exists():
         (STATE / "rootfs").symlink_to(rootfs)
-    settings = config.load(
-        None,
-        {},
-        {
-            "state_dir": str(STATE),
-            "standbys_per_zygote": standbys,
-            "shells_per_zygote": empty,
-            "cgroup_parent": "pagurus-bench",
-        },
-    )
+    overrides = {
+        "state_dir": str(STATE),
+        "standbys_per_zygote": standbys,
+        "shells_per_zygote": empty,
+        "cgroup_parent": STATE.name,
+        "uid_base": UID_BASE,
+    }
+    settings = config.load(None, {}, overrides)
     inside = {"fork/bench_zygote.py": (HERE / "bench_zygote.py").read_bytes()}
     parts = open_parts(settings, inside)
     parts.module = module
