@@ -6,19 +6,19 @@ bench=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # run_bench FILE PROGRAMS -- ARGUMENTS...: runs scripts/bench/FILE; PROGRAMS are those it needs.
 run_bench() {
-    local file=$1 program missing=()
+    local file=$1 missing=()
     shift
     while [ "$1" != -- ]; do
         command -v "$1" >/dev/null || missing+=("$1")
         shift
     done
     shift
-    for program in "$@"; do
-        # Before anything that needs root: help is for everybody.
-        case "$program" in -h | --help) exec "$SYSTEM_PYTHON" -I "$bench/$file" --help ;; esac
-    done
-    [ "$(id -u)" = 0 ] || die 'needs root: it makes sandboxes' "sudo $0${*:+ $*}"
     [ -x "$VENV/bin/pagurusd" ] || missing+=("$VENV")
+    case " $* " in
+        # Help is for everybody.
+        *' -h '* | *' --help '*) [ -x "$VENV/bin/pagurusd" ] && exec "$VENV/bin/python" -P "$bench/$file" --help ;;
+    esac
+    [ "$(id -u)" = 0 ] || die 'needs root: it makes sandboxes' "sudo $0${*:+ $*}"
     [ -d "$STATE_DIR/rootfs" ] || missing+=("$STATE_DIR/rootfs")
     [ ${#missing[@]} = 0 ] || die "missing: ${missing[*]}" "sudo $(dirname "$bench")/setup --bench"
     export PAGURUS_STATE_DIR=$STATE_DIR PATH=$VENV/bin:$PATH
