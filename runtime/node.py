@@ -143,9 +143,12 @@ class Node:
     async def _run_zygote(self, host: ZygoteHost, targets: dict[EnvironmentId | None, int]) -> None:
         try:
             ready = await host.start()
-        except (PagurusError, OSError) as error:
+        except Exception as error:  # whatever it is, the gateway waits for an answer
             phase = error.phase if isinstance(error, StartError) else "fork"
             log.warning("zygote=%s cannot start: %s: %s", host.id, phase, error)
+            if not isinstance(error, (PagurusError, OSError)):
+                log.exception("internal error")
+                self.counters["internal_errors"] += 1
             self.counters["zygotes_failed"] += 1
             self._zygotes.pop(host.id, None)
             self._send(protocol.ZygoteFailed(zygote=host.id, phase=phase, message=str(error)), [])
@@ -168,10 +171,8 @@ class Node:
 
     # --- sandboxes
 
-    def _watch(self, sandbox: Sandbox, pid: int) -> None:
-        """From here on the sandbox has a process, and is the node's until that is reaped."""
-        host = self._zygotes.get(sandbox.zygote) or self._hosts.get(sandbox.id)
-        assert host is not None
+    def _watch(self, host: ZygoteHost, sandbox: Sandbox, pid: int) -> None:
+        """From here on the sandbox has a process, and is the node's until that is reaped: `host` may have ended."""
         self._sandboxes[sandbox.id] = sandbox
         self._hosts[sandbox.id] = host
         if pid > 0:
@@ -272,12 +273,12 @@ class Node:
             self._send(protocol.SandboxRefused(ticket=ticket, phase=phase, message=text), [])
             return
         host.fail(sandbox, f"{phase}: {text}")
-        if sandbox.state is not State.GONE:
-            return  # it had a process: _exited reports it
-        self._hosts.pop(sandbox.id, None)
-        self._sandboxes.pop(sandbox.id, None)
-        if offered:
-            self._send(protocol.SandboxDied(sandbox=sandbox.id, error=sandbox.error), [])
+        if not offered:
+            self._send(protocol.SandboxRefused(ticket=ticket, phase=phase, message=text), [])
+        elif sandbox.state is State.GONE and self._sandboxes.pop(sandbox.id, None) is not None:
+            # It never had a process: of any other, _exited reports the end.
+            self._hosts.pop(sandbox.id, None)
+            self._send(protocol.SandboxDied(sandbox=sandbox.id, reason=sandbox.reason, error=sandbox.error), [])
 
     def _freeze(self, message: protocol.FreezeSandbox) -> None:
         sandbox = self._sandboxes.get(message.sandbox)
@@ -286,6 +287,8 @@ class Node:
 
     def _exited(self, sandbox: Sandbox, ended: Exit) -> None:
         """The sandbox's first process is reaped; the kernel has killed the others of its pid namespace."""
+        if not sandbox.was_ready:
+            sandbox.error = sandbox.error or sandbox.start_failure()
         out_of_memory = False
         with contextlib.suppress(OSError):
             out_of_memory = sandbox.cgroup.oom_kills() > 0

@@ -47,7 +47,7 @@ class ZygoteHost:
         parts: Parts,
         on_parked: Callable[[Sandbox], None],
         on_end: Callable[["ZygoteHost", str], None],
-        watch: Callable[[Sandbox, int], None],
+        watch: Callable[["ZygoteHost", Sandbox, int], None],
     ) -> None:
         self.id = zygote_id
         self.runtime = runtime
@@ -71,6 +71,7 @@ class ZygoteHost:
         self._namespace: UserNamespace | None = None
         self._client: ZygoteClient | None = None
         self._first_uid = -1
+        self._is_booting = True
         self.is_ended = False
         self.ready: ZygoteReady | None = None
 
@@ -79,9 +80,13 @@ class ZygoteHost:
         started_s = self._parts.clock.monotonic_s()
         try:
             imported = await self._boot()
+            self._refuse_if_ended()
         except BaseException:
+            self._is_booting = False
             self.end("start failed")
+            self._let_go()  # what was made after an `end` that came meanwhile
             raise
+        self._is_booting = False
         assert self._cgroup is not None
         self.ready = ZygoteReady(
             zygote=self.id,
@@ -122,6 +127,7 @@ class ZygoteHost:
 
     async def _launch(self, known: dict[EnvironmentId, Environment]) -> client.Imported:
         assert self._namespace is not None
+        self._refuse_if_ended()
         ours, theirs = packets.packet_pair()
         with theirs:
             command = client.command(f"/usr/bin/{self.runtime}", self._parts.module)
@@ -134,6 +140,10 @@ class ZygoteHost:
             zygote_filter=seccomp.zygote_program(),
             helper_filter=seccomp.helper_program(),
         )
+
+    def _refuse_if_ended(self) -> None:
+        if self.is_ended:
+            raise StartError("fork", f"zygote {self.id} was ended while it started")
 
     async def run(self) -> None:
         """Take the zygote's answers and keep the pools filled until it ends. Run as a task after `start`."""
@@ -186,7 +196,7 @@ class ZygoteHost:
         os.close(pidfd)
         chosen.close_helper_ends()
         chosen.pid = pid
-        self._watch(chosen, pid)
+        self._watch(self, chosen, pid)
         if not chosen.is_live:
             chosen.cgroup.kill()  # it was killed before it had a process
         async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
@@ -308,18 +318,23 @@ class ZygoteHost:
         if self.is_ended:
             return
         self.is_ended = True
-        if self._client is not None:
-            self._client.close()
         for pool in self._empty.values():
             for unused in pool:
                 self._scrap(unused)
         self._empty.clear()
         self._parts.overlays.forget(f"union {self.id}")
         self._on_end(self, reason)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        if self._is_booting and self._cgroup is not None:
+            self._cgroup.kill()  # so that `start` fails soon
         self._close_if_last()
 
     def _close_if_last(self) -> None:
-        if not self.is_ended or self._living:
+        if not self.is_ended or self._living or self._is_booting:
             return
         if self._namespace is not None:
             self._namespace.close()

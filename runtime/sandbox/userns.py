@@ -83,19 +83,18 @@ class UserNamespace:
 
         with PacketSocket(ours) as channel, theirs:
             setup_pid = children.fork_child(body, theirs)
+            ended = self._reaper.expect(setup_pid)
             try:
                 theirs.close()
                 await children.answer(channel, "user namespace")
                 for name in ("uid_map", "gid_map"):
                     _write(f"/proc/{setup_pid}/{name}", f"0 {self.first_uid} {identity.RANGE}")
                 channel.send(b"go")
-                message, _ = await children.answer(channel, "init")
-                self.init_pid = int(str(message["pid"]))
+                self.init_pid, _ = await _both_answers(channel, "init")
                 self.init_pidfd = os.pidfd_open(self.init_pid)
                 self._undo.callback(os.close, self.init_pidfd)
-                await children.answer(channel, "init")
             finally:
-                await self._reaper.wait(setup_pid)
+                await ended
 
     def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment]) -> None:
         """Body of C: become the first process of the new namespaces, clone I beside it, end."""
@@ -167,16 +166,14 @@ class UserNamespace:
             self._enter_and_exec(end, steps, program, environ, control, prepare)
 
         with PacketSocket(ours) as channel, theirs:
-            starter_pid = children.fork_child(body, theirs)
+            ended = self._reaper.expect(children.fork_child(body, theirs))
             try:
                 theirs.close()
-                message, _ = await children.answer(channel, program[0])
-                pid = int(str(message["pid"]))
-                _, descriptors = await children.answer(channel, program[0])
+                pid, descriptors = await _both_answers(channel, program[0])
                 self._keep_proc(descriptors[0])
                 return Launched(pid, os.pidfd_open(pid))
             finally:
-                await self._reaper.wait(starter_pid)
+                await ended
 
     def _enter_and_exec(
         self,
@@ -259,6 +256,21 @@ class UserNamespace:
         self.end()
         self.init_pidfd = -1
         self._undo.close()
+
+
+async def _both_answers(channel: PacketSocket, what: str) -> tuple[int, list[int]]:
+    """The pid, which the starter sends, and the descriptors that its clone sends: whoever runs first is first.
+
+    Raises StartError when either failed.
+    """
+    pid, received = -1, []
+    for _ in range(2):
+        message, descriptors = await children.answer(channel, what)
+        if "pid" in message:
+            pid = int(str(message["pid"]))
+        else:
+            received = descriptors
+    return pid, received
 
 
 def _write(path: str, text: str) -> None:
