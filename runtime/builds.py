@@ -135,6 +135,7 @@ class _Build:
             for fd in (requests_read, events_write, requests_write, events_read):
                 os.close(fd)
             raise
+        ended = self._parts.reaper.expect(pid)
         os.close(requests_read)
         os.close(events_write)
         with open(requests_write, "wb", buffering=0) as requests:
@@ -148,7 +149,7 @@ class _Build:
             finally:
                 transport.close()
                 cgroup.kill()
-                await self._parts.reaper.wait(pid)
+                await ended
 
     def _first_line(self, staging: Path, archive_fd: int) -> bytes:
         settings = self._parts.settings

@@ -11,21 +11,19 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from runtime import protocol
+from runtime import graves, protocol
 from runtime.builds import Builds
 from runtime.errors import PagurusError, StartError
+from runtime.graves import Graves
 from runtime.model import Assignment, EnvironmentId, SandboxId, ZygoteId
 from runtime.parts import Parts
 from runtime.reaper import Exit
-from runtime.sandbox.cgroup import Cgroup
 from runtime.sandbox.sandbox import Sandbox, State
 from runtime.zygotes import ZygoteHost
 
 log = logging.getLogger("pagurus.node")
 
-BURY_RETRY_S = 0.02
 IDLE_TICK_S = 0.25
-BURY_TRIES = 250
 Send = Callable[[protocol.ToGateway, list[int]], None]
 
 
@@ -39,12 +37,12 @@ class Node:
         self._zygotes: dict[ZygoteId, ZygoteHost] = {}
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._hosts: dict[SandboxId, ZygoteHost] = {}
-        self._graves: dict[tuple[str, ...], tuple[Cgroup, int]] = {}
         self._builds = Builds(parts, lambda message: send(message, []))
         self._group: asyncio.TaskGroup | None = None
         self._is_ending = False
         self._emptied = asyncio.Event()
         self.counters: Counter[str] = Counter()
+        self._graves = Graves(self.counters)
         self._actions: dict[type, Callable[[Any], None]] = {
             protocol.AssignSandbox: self._assign,
             protocol.StartSandbox: self._start,
@@ -56,7 +54,7 @@ class Node:
             protocol.Discard: self._discard,
             protocol.GetNodeStatus: lambda message: send(self.status(message.ticket), []),
         }
-        parts.bury = self.bury
+        parts.bury = self._graves.bury
 
     async def run(self) -> None:
         """Parent of all tasks of the node; returns when cancelled, after everything has ended."""
@@ -64,8 +62,8 @@ class Node:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 while True:
-                    await asyncio.sleep(BURY_RETRY_S if self._graves or self._is_ending else IDLE_TICK_S)
-                    self._dig()
+                    await asyncio.sleep(graves.RETRY_S if self._graves or self._is_ending else IDLE_TICK_S)
+                    self._graves.dig()
                     if self._is_ending and self.is_empty:
                         self._emptied.set()
         finally:
@@ -143,9 +141,12 @@ class Node:
     async def _run_zygote(self, host: ZygoteHost, targets: dict[EnvironmentId | None, int]) -> None:
         try:
             ready = await host.start()
-        except (PagurusError, OSError) as error:
+        except Exception as error:  # whatever it is, the gateway waits for an answer
             phase = error.phase if isinstance(error, StartError) else "fork"
             log.warning("zygote=%s cannot start: %s: %s", host.id, phase, error)
+            if not isinstance(error, (PagurusError, OSError)):
+                log.exception("internal error")
+                self.counters["internal_errors"] += 1
             self.counters["zygotes_failed"] += 1
             self._zygotes.pop(host.id, None)
             self._send(protocol.ZygoteFailed(zygote=host.id, phase=phase, message=str(error)), [])
@@ -168,10 +169,8 @@ class Node:
 
     # --- sandboxes
 
-    def _watch(self, sandbox: Sandbox, pid: int) -> None:
-        """From here on the sandbox has a process, and is the node's until that is reaped."""
-        host = self._zygotes.get(sandbox.zygote) or self._hosts.get(sandbox.id)
-        assert host is not None
+    def _watch(self, host: ZygoteHost, sandbox: Sandbox, pid: int) -> None:
+        """From here on the sandbox has a process, and is the node's until that is reaped: `host` may have ended."""
         self._sandboxes[sandbox.id] = sandbox
         self._hosts[sandbox.id] = host
         if pid > 0:
@@ -314,6 +313,8 @@ class Node:
 
     def _exited(self, sandbox: Sandbox, ended: Exit) -> None:
         """The sandbox's first process is reaped; the kernel has killed the others of its pid namespace."""
+        if not sandbox.was_ready:
+            sandbox.error = sandbox.error or sandbox.start_failure()
         out_of_memory = False
         with contextlib.suppress(OSError):
             out_of_memory = sandbox.cgroup.oom_kills() > 0
@@ -336,7 +337,7 @@ class Node:
             [],
         )
         sandbox.release()
-        self.bury(sandbox.cgroup)
+        self._graves.bury(sandbox.cgroup)
         host.sandbox_gone(sandbox)
 
     # --- end
@@ -370,22 +371,6 @@ class Node:
     def is_empty(self) -> bool:
         """Whether nothing of ours is left: no sandbox, no zygote, no build, no cgroup to remove."""
         return not (self._sandboxes or self._zygotes or self._graves or self._builds.count)
-
-    def bury(self, cgroup: Cgroup) -> None:
-        """Remove a cgroup whose processes are dead; again and again while the kernel still holds it."""
-        if not cgroup.try_remove():
-            self._graves[tuple(map(str, cgroup.paths))] = (cgroup, 0)
-
-    def _dig(self) -> None:
-        for key, (cgroup, tries) in list(self._graves.items()):
-            if cgroup.try_remove():
-                del self._graves[key]
-            elif tries >= BURY_TRIES:
-                log.error("cannot remove cgroup %s: something still lives there", key[0])
-                self.counters["cgroups_left"] += 1
-                del self._graves[key]
-            else:
-                self._graves[key] = (cgroup, tries + 1)
 
     def _drop(self, message: protocol.DropZygote) -> None:
         host = self._zygotes.get(message.zygote)

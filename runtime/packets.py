@@ -129,6 +129,12 @@ class PacketSocket:
         if not self._is_closed and not self._is_at_end:
             self._loop.add_reader(self._end.fileno(), self._readable)
 
+    def peek(self) -> Packet:
+        """The next packet, left in place; its data is b'' when none has come."""
+        if not self._incoming and not self._is_closed:
+            self._readable()
+        return self._incoming[0] if self._incoming else Packet(b"", [])
+
     def close(self) -> None:
         """Close the socket and every descriptor still queued. Idempotent."""
         if self._is_closed:
@@ -152,7 +158,7 @@ class PacketSocket:
 
     def _readable(self) -> None:
         try:
-            packet = receive(self._end)
+            packet = self._take()
         except BlockingIOError:
             return
         except (OSError, ProtocolError):
@@ -164,6 +170,14 @@ class PacketSocket:
             self._is_at_end = True
             self._loop.remove_reader(self._end.fileno())
         self._wake()
+
+    def _take(self) -> Packet:
+        try:
+            return receive(self._end)
+        except ConnectionResetError:
+            # The peer ended without reading all of ours. The kernel says that first, once; what the peer had
+            # sent before (why it ended) comes after it.
+            return receive(self._end)
 
     def _writable(self) -> None:
         while self._outgoing:

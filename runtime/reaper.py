@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from runtime import syscalls
 
 _STRAYS_MAX = 4096
+_STRAY_KEPT_S = 60.0  # far above the time from a fork to who asks for its end, far below the reuse of a pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +47,20 @@ class Reaper:
         self._fd = syscalls.signalfd(signal.SIGCHLD)
         self._watched: dict[int, Callable[[Exit], None]] = {}
         # Exits nobody has asked for yet: a helper can end before its zygote has told us its pid.
-        self._strays: dict[int, Exit] = {}
+        self._strays: dict[int, tuple[Exit, float]] = {}
         asyncio.get_running_loop().add_reader(self._fd, self._collect)
 
     def watch(self, pid: int, callback: Callable[[Exit], None]) -> None:
         """Call `callback` once, from the event loop, when `pid` has ended and was reaped."""
-        stray = self._strays.pop(pid, None)
-        if stray is not None:
-            asyncio.get_running_loop().call_soon(callback, stray)
+        loop = asyncio.get_running_loop()
+        stray, at_s = self._strays.pop(pid, (None, 0.0))
+        if stray is not None and loop.time() - at_s < _STRAY_KEPT_S:
+            loop.call_soon(callback, stray)
             return
         self._watched[pid] = callback
 
-    async def wait(self, pid: int) -> Exit:
-        """Wait until `pid`, which nobody else watches, has ended."""
+    def expect(self, pid: int) -> asyncio.Future[Exit]:
+        """The end of `pid`, which nobody else watches. To be called soon after its fork, awaited at any time."""
         future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
         def done(status: Exit) -> None:
@@ -66,7 +68,11 @@ class Reaper:
                 future.set_result(status)
 
         self.watch(pid, done)
-        return await future
+        return future
+
+    async def wait(self, pid: int) -> Exit:
+        """Wait until `pid`, which nobody else watches, has ended."""
+        return await self.expect(pid)
 
     def is_waited_for(self, pid: int) -> bool:
         """Whether somebody already watches this pid."""
@@ -92,6 +98,7 @@ class Reaper:
             if callback is not None:
                 callback(ended)
             else:
-                self._strays[pid] = ended
+                self._strays.pop(pid, None)
+                self._strays[pid] = (ended, asyncio.get_running_loop().time())
                 if len(self._strays) > _STRAYS_MAX:
                     self._strays.pop(next(iter(self._strays)))

@@ -48,7 +48,7 @@ class ZygoteHost:
         parts: Parts,
         on_parked: Callable[[Sandbox], None],
         on_end: Callable[["ZygoteHost", str], None],
-        watch: Callable[[Sandbox, int], None],
+        watch: Callable[["ZygoteHost", Sandbox, int], None],
     ) -> None:
         self.id = zygote_id
         self.runtime = runtime
@@ -72,6 +72,7 @@ class ZygoteHost:
         self._namespace: UserNamespace | None = None
         self._client: ZygoteClient | None = None
         self._first_uid = -1
+        self._is_booting = True
         self.is_ended = False
         self.ready: ZygoteReady | None = None
 
@@ -80,9 +81,13 @@ class ZygoteHost:
         started_s = self._parts.clock.monotonic_s()
         try:
             imported = await self._boot()
+            self._refuse_if_ended()
         except BaseException:
+            self._is_booting = False
             self.end("start failed")
+            self._let_go()  # what was made after an `end` that came meanwhile
             raise
+        self._is_booting = False
         assert self._cgroup is not None
         self.ready = ZygoteReady(
             zygote=self.id,
@@ -124,6 +129,7 @@ class ZygoteHost:
 
     async def _launch(self, known: dict[EnvironmentId, Environment]) -> client.Imported:
         assert self._namespace is not None
+        self._refuse_if_ended()
         ours, theirs = packets.packet_pair()
         with theirs:
             command = client.command(f"/usr/bin/{self.runtime}", self._parts.module)
@@ -136,6 +142,10 @@ class ZygoteHost:
             zygote_filter=seccomp.zygote_program(),
             helper_filter=seccomp.helper_program(),
         )
+
+    def _refuse_if_ended(self) -> None:
+        if self.is_ended:
+            raise StartError("fork", f"zygote {self.id} was ended while it started")
 
     async def run(self) -> None:
         """Take the zygote's answers and keep the pools filled until it ends. Run as a task after `start`."""
@@ -205,7 +215,7 @@ class ZygoteHost:
             failure = error
         # A zygote that refused says more than the closed socket of a helper that never was.
         chosen.pid = await self._client.helper(requested)
-        self._watch(chosen, chosen.pid)
+        self._watch(self, chosen, chosen.pid)
         if not chosen.is_live:
             chosen.cgroup.kill()  # it was killed before it had a process
         if failure is not None:
@@ -327,18 +337,23 @@ class ZygoteHost:
         if self.is_ended:
             return
         self.is_ended = True
-        if self._client is not None:
-            self._client.close()
         for pool in self._empty.values():
             for unused in pool:
                 self._scrap(unused)
         self._empty.clear()
         self._parts.overlays.forget(f"union {self.id}")
         self._on_end(self, reason)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        if self._is_booting and self._cgroup is not None:
+            self._cgroup.kill()  # so that `start` fails soon
         self._close_if_last()
 
     def _close_if_last(self) -> None:
-        if not self.is_ended or self._living:
+        if not self.is_ended or self._living or self._is_booting:
             return
         if self._namespace is not None:
             self._namespace.close()

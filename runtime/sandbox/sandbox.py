@@ -71,6 +71,7 @@ class Sandbox:
         self.pid = -1
         self.frozen = False
         self.is_offered = False  # the gateway knows it
+        self.was_ready = False
         self._network, self._mounts, *targets = namespaces
         self._targets = dict(zip(TARGETS, targets, strict=True))
         self._limits = DEFAULT_LIMITS
@@ -85,6 +86,7 @@ class Sandbox:
         """Change state. A transition that the table lacks is a programmer's error."""
         assert state in _TRANSITIONS[self.state], f"{self.id}: {self.state} -> {state}"
         self.state = state
+        self.was_ready = self.was_ready or state in (State.PARKED, State.ASSIGNED)
 
     @property
     def is_live(self) -> bool:
@@ -130,23 +132,23 @@ class Sandbox:
     async def parked(self) -> dict[str, float]:
         """Wait until the helper has isolated itself; its phases in ms. Raises StartError with the failed step."""
         assert self._control is not None
-        data = (await self._control.receive()).data
-        if not data:
-            raise StartError("fork", "the helper ended before it was isolated")
-        try:
-            message = json.loads(data)
-            if message["kind"] == "failed":
-                text = os.strerror(int(message["errno"]))
-                raise StartError(str(message["step"]), f"{message['step']}: {text}")
-            phases_ms = {name: int(message["ns"][name]) / 1e6 for name in _PHASES if name in message["ns"]}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StartError("fork", "the helper sent a malformed report") from error
+        phases_ms = _phases_ms((await self._control.receive()).data)
         # From here on it may be user code that writes there: nobody reads it any more.
         if self.assignment is None:
             self._control.pause()
         else:
             self._control.close()
         return phases_ms
+
+    def start_failure(self) -> str:
+        """Why a helper that has ended, and whose report nobody has taken, was never isolated; '' if it was."""
+        if self._control is None:
+            return ""
+        try:
+            _phases_ms(self._control.peek().data)
+        except StartError as error:
+            return f"{error.phase}: {error.message}"
+        return ""
 
     def assign(self, assignment: Assignment, code: int, environment: int | None, desk: MountDesk) -> None:
         """Make it the function's: limits, code and environment attached from outside, then one message.
@@ -197,6 +199,19 @@ class Sandbox:
         self.close_helper_ends()
         self._undo.close()
         self.cgroup.close()
+
+
+def _phases_ms(report: bytes) -> dict[str, float]:
+    """What a helper says once it is isolated. Raises StartError with the step that failed."""
+    if not report:
+        raise StartError("fork", "the helper ended before it was isolated")
+    try:
+        message = json.loads(report)
+        if message["kind"] == "failed":
+            raise StartError(str(message["step"])[:40], os.strerror(int(message["errno"])))
+        return {name: int(message["ns"][name]) / 1e6 for name in _PHASES if name in message["ns"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StartError("fork", "the helper sent a malformed report") from error
 
 
 def _message(assignment: Assignment, *, environment_is_new: bool) -> bytes:

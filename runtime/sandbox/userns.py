@@ -91,6 +91,7 @@ class UserNamespace:
 
         with PacketSocket(ours) as channel, theirs:
             setup_pid = children.fork_child(body, theirs)
+            ended = self._reaper.expect(setup_pid)
             try:
                 theirs.close()
                 await children.answer(channel, "user namespace")
@@ -101,7 +102,7 @@ class UserNamespace:
                 self.init_pidfd = os.pidfd_open(self.init_pid)
                 self._undo.callback(os.close, self.init_pidfd)
             finally:
-                await self._reaper.wait(setup_pid)
+                await ended
 
     def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment]) -> None:
         """Body of C: become the first process of the new namespaces, clone I beside it, end."""
@@ -173,14 +174,14 @@ class UserNamespace:
             self._enter_and_exec(end, steps, program, environ, control, prepare)
 
         with PacketSocket(ours) as channel, theirs:
-            starter_pid = children.fork_child(body, theirs)
+            ended = self._reaper.expect(children.fork_child(body, theirs))
             try:
                 theirs.close()
                 pid, descriptors = await _born(channel, program[0])
                 self._keep_proc(descriptors[0])
                 return Launched(pid, os.pidfd_open(pid))
             finally:
-                await self._reaper.wait(starter_pid)
+                await ended
 
     def _enter_and_exec(
         self,

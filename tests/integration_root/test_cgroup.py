@@ -1,0 +1,174 @@
+"""Limits and control groups with the real kernel, on whichever back end this machine has."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from runtime import protocol
+from runtime.frames import FrameKind
+from runtime.model import MIB, Limits
+from runtime.sandbox.cgroup import CgroupTree
+from tests import leaks
+from tests.node_bed import Bed, in_node
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+IDLE = "def main(param):\n    return param\n"
+
+
+def value(bed: Bed, sandbox, v2: str, controller: str, v1: str) -> str:
+    paths = bed.paths(sandbox)
+    file = paths[controller] / v1 if controller in paths else paths["unified"] / v2
+    return file.read_text().strip()
+
+
+@in_node()
+async def test_limits_of_a_function_are_in_the_kernel(bed: Bed):
+    await bed.zygote()
+    limits = Limits(memory_bytes=96 * MIB, pids=9, cpu_millis=250)
+    assert await bed.result(IDLE, 1, limits=limits) == 1
+    assert value(bed, bed.last, "memory.max", "memory", "memory.limit_in_bytes") == str(96 * MIB)
+    assert value(bed, bed.last, "pids.max", "pids", "pids.max") == "9"
+    cpu = value(bed, bed.last, "cpu.max", "cpu", "cpu.cfs_quota_us")
+    assert cpu.split()[0] == "25000"
+
+
+@in_node()
+async def test_every_process_of_a_sandbox_is_in_its_cgroup_of_every_hierarchy(bed: Bed):
+    await bed.zygote()
+    source = "import os, time\n\ndef main(param):\n    if os.fork() == 0:\n        time.sleep(1000)\n    return 1\n"
+    await bed.result(source)
+    for name, path in bed.paths(bed.last).items():
+        pids = (path / "cgroup.procs").read_text().split()
+        assert len(pids) == 2 and str(bed.pid(bed.last)) in pids, name
+        assert str(path).endswith(
+            f"{leaks.CGROUP_PARENT}/{bed.parts.node}/{bed.parts.run}/base/{bed.last.split('.')[1]}"
+        )
+
+
+@in_node()
+async def test_too_much_memory_ends_the_sandbox_and_is_reported_as_that(bed: Bed):
+    await bed.zygote()
+    source = "def main(param):\n    return len(bytearray(param))\n"
+    assert await bed.result(source, 8 * MIB, limits=Limits(memory_bytes=64 * MIB)) == 8 * MIB
+    with pytest.raises(EOFError):
+        await bed.call(bed.last, 200 * MIB)
+    died = await bed.died(bed.last)
+    assert died.out_of_memory and died.signal == signal.SIGKILL and not died.reason
+
+
+@in_node()
+async def test_files_in_tmp_count_as_memory(bed: Bed):
+    await bed.zygote()
+    source = "def main(param):\n    with open('/tmp/x', 'wb') as f:\n        f.write(bytes(param))\n    return 1\n"
+    limits = Limits(memory_bytes=48 * MIB, tmp_bytes=512 * MIB)
+    with pytest.raises(EOFError):
+        await bed.run(source, 120 * MIB, limits=limits)
+    assert (await bed.died(bed.last)).out_of_memory
+
+
+@in_node()
+async def test_a_fork_bomb_meets_the_limit_and_dies_with_its_sandbox(bed: Bed):
+    await bed.zygote()
+    source = """
+import os, time
+
+def main(param):
+    made = 0
+    while True:
+        try:
+            pid = os.fork()
+        except BlockingIOError:
+            return made
+        if pid == 0:
+            time.sleep(1000)
+        made += 1
+"""
+    assert await bed.result(source, limits=Limits(pids=12)) == 11
+    await bed.end(bed.last)
+
+
+@in_node()
+async def test_a_frozen_sandbox_answers_when_it_is_thawed(bed: Bed):
+    await bed.zygote()
+    assert await bed.result(IDLE, 1) == 1
+    bed.node.handle(protocol.FreezeSandbox(sandbox=bed.last, frozen=True), [])
+    await bed.until(lambda: is_frozen(bed, bed.last))
+    bed.request(bed.last, 2)
+    with pytest.raises(BlockingIOError):
+        bed.sockets[bed.last].recv(1)
+    assert bed.node.status(1).sandboxes[0].frozen or len(bed.node.status(1).sandboxes) > 1
+    bed.node.handle(protocol.FreezeSandbox(sandbox=bed.last, frozen=False), [])
+    answer = await bed.answer(bed.last)
+    assert (answer.kind, answer.value) == (FrameKind.RESULT, 2)
+
+
+@in_node()
+async def test_a_frozen_sandbox_can_be_killed(bed: Bed):
+    await bed.zygote()
+    assert await bed.result(IDLE, 1) == 1
+    bed.node.handle(protocol.FreezeSandbox(sandbox=bed.last, frozen=True), [])
+    await bed.until(lambda: is_frozen(bed, bed.last))
+    assert (await bed.end(bed.last)).signal == signal.SIGKILL
+
+
+def is_frozen(bed: Bed, sandbox) -> bool:
+    paths = bed.paths(sandbox)
+    if "unified" in paths:
+        return "frozen 1" in (paths["unified"] / "cgroup.events").read_text()
+    return (paths["freezer"] / "freezer.state").read_text().strip() == "FROZEN"
+
+
+@in_node()
+async def test_memory_and_its_kills_are_counted(bed: Bed):
+    await bed.zygote()
+    source = "kept = []\n\ndef main(param):\n    kept.append(bytearray(b'x') * param)\n    return 1\n"
+    assert await bed.result(source, 1) == 1
+    cgroup = bed.node._sandboxes[bed.last].cgroup
+    before = cgroup.memory_bytes()
+    await bed.call(bed.last, 20 * MIB)
+    assert cgroup.memory_bytes() >= before + 19 * MIB
+    assert cgroup.oom_kills() == 0
+
+
+@in_node()
+async def test_what_an_earlier_run_left_is_found_deepest_first_and_can_be_removed(bed: Bed):
+    node = bed.parts.node
+    former = CgroupTree.detect(leaks.CGROUP_PARENT, node=node, run="former")
+    former.create("z", holds_children=True)
+    leaf = former.create("z/1")
+    pid = os.fork()
+    if pid == 0:
+        leaf.join_self()
+        signal.pause()
+    await bed.until(lambda: leaf.processes() == {pid})
+    found = list(bed.parts.cgroups.leftovers())
+    depths = [len(cgroup.paths[0].parts) for cgroup in found]
+    assert depths == sorted(depths, reverse=True) and len(found) == 3
+    assert all(bed.parts.run not in str(path) for cgroup in found for path in cgroup.paths)
+    for cgroup in found:
+        cgroup.kill()
+    ended = await bed.parts.reaper.wait(pid)
+    assert ended.signal == signal.SIGKILL
+    async with asyncio.timeout(5):
+        for cgroup in found:
+            while not cgroup.try_remove():
+                await asyncio.sleep(0.005)
+    assert list(bed.parts.cgroups.leftovers()) == []
+
+
+def test_our_own_controllers_are_where_mountinfo_says():
+    tree = CgroupTree.detect(leaks.CGROUP_PARENT, node="look", run="now")
+    try:
+        cgroup = tree.create("x")
+        assert all(Path(path).is_dir() for path in cgroup.paths)
+        assert tree.kind in ("v2", "v1+v2", "v1")
+        cgroup.set_limits(Limits(memory_bytes=32 * MIB))
+        cgroup.set_limits(Limits(memory_bytes=512 * MIB))
+        cgroup.set_limits(Limits(memory_bytes=16 * MIB))
+        assert cgroup.try_remove()
+    finally:
+        assert tree.try_remove()

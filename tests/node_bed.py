@@ -1,0 +1,412 @@
+"""A node without a gateway: what pagurusd does, in a child of the test, asked by protocol messages.
+
+The child is forked because the node wants a process with one thread, a mount namespace of its own, and every
+child of that process for itself. Functions are written straight into the store: the builder has tests of its own.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from runtime import config, protocol
+from runtime.frames import HEADER, HEADER_BYTES, FrameKind, pack
+from runtime.model import (
+    Assignment,
+    CodeId,
+    Distribution,
+    Environment,
+    EnvironmentId,
+    FunctionName,
+    Limits,
+    SandboxId,
+    VersionId,
+    ZygoteId,
+)
+from runtime.node import Node
+from runtime.parts import Parts, open_parts
+from runtime.sandbox.sandbox import State
+from tests import leaks
+
+WAIT_S = 20.0  # nothing takes so long: only a failing test waits for it
+CHILD_S = 300
+INSTALLED = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker answered. `value`: the decoded payload."""
+
+    kind: FrameKind
+    value: Any
+    import_us: int
+    run_us: int
+
+
+class Bed:
+    """The node, what it told its gateway, and short ways of asking."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.node = Node(parts, self._take)
+        self.runtime = parts.layers.runtimes()[0]
+        self.received: list[protocol.ToGateway] = []
+        self.standbys: dict[EnvironmentId | None, deque[SandboxId]] = {}
+        self.sockets: dict[SandboxId, socket.socket] = {}
+        self.outputs: dict[SandboxId, tuple[int, int]] = {}
+        self.dead: dict[SandboxId, protocol.SandboxDied] = {}
+        self._ticket = 0
+        self._changed = asyncio.Event()
+
+    def _take(self, message: protocol.ToGateway, descriptors: list[int]) -> None:
+        self.received.append(message)
+        if isinstance(message, protocol.SandboxOffered):
+            self._close(message.sandbox)
+            end = socket.socket(fileno=os.dup(descriptors[0]))
+            end.setblocking(False)
+            self.sockets[message.sandbox] = end
+            self.outputs[message.sandbox] = (os.dup(descriptors[1]), os.dup(descriptors[2]))
+            if message.state == "standby":
+                self.standbys.setdefault(message.environment, deque()).append(message.sandbox)
+        elif isinstance(message, protocol.SandboxDied):
+            self.dead[message.sandbox] = message
+            for pool in self.standbys.values():
+                with contextlib.suppress(ValueError):
+                    pool.remove(message.sandbox)
+        self._changed.set()
+
+    def _close(self, sandbox: SandboxId) -> None:
+        end = self.sockets.pop(sandbox, None)
+        if end is not None:
+            end.close()
+        for fd in self.outputs.pop(sandbox, ()):
+            os.close(fd)
+
+    def close(self) -> None:
+        for sandbox in list(self.sockets):
+            self._close(sandbox)
+
+    async def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait until the condition, looked at after every message, holds; its value."""
+        end_s = asyncio.get_running_loop().time() + WAIT_S
+        while not (found := condition()):
+            assert asyncio.get_running_loop().time() < end_s, f"waited in vain; the node is {self}"
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await self._changed.wait()
+        return found
+
+    def __repr__(self) -> str:
+        """What the node has, for a test that fails."""
+        node = self.node
+        sandboxes = [(s.id, s.state.name, s.pid, s.reason, s.error) for s in node._sandboxes.values()]
+        zygotes = [(h.id, h.pid, h.is_ended, sorted(h._living)) for h in node._zygotes.values()]
+        graves = [(path[0], sorted(cgroup.processes())) for path, (cgroup, _) in node._graves.items()]
+        last = [type(message).__name__ for message in self.received[-8:]]
+        return f"{sandboxes=} {zygotes=} {graves=} {last=} {dict(node.counters)}"
+
+    def told(self, kind: type, **wanted: object) -> list[Any]:
+        """Messages of this kind with these fields, so far."""
+        return [
+            message
+            for message in self.received
+            if isinstance(message, kind) and all(getattr(message, key) == value for key, value in wanted.items())
+        ]
+
+    # --- the store
+
+    def write_code(self, files: dict[str, str] | str) -> CodeId:
+        """A code tree in the store; a text is its main.py."""
+        if isinstance(files, str):
+            files = {"main.py": files}
+        code = CodeId(hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest())
+        _write_tree(Path(self.parts.settings.state_dir) / "code" / code, files)
+        return code
+
+    def write_environment(self, distributions: dict[tuple[str, str], dict[str, str]]) -> Environment:
+        """An environment in the store: {(name, version): {path: text}}, each with a RECORD."""
+        files: dict[str, str] = {}
+        for (name, version), contents in distributions.items():
+            record = f"{name}-{version}.dist-info/RECORD"
+            files |= contents
+            files[record] = "".join(f"{path},,\n" for path in (*contents, record))
+        digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+        environment = Environment(
+            id=EnvironmentId(digest),
+            runtime=self.runtime,
+            distributions=tuple(Distribution(name, version) for name, version in distributions),
+            imports=tuple(name for name, _ in distributions),
+        )
+        target = Path(self.parts.settings.state_dir) / "environments" / digest
+        _write_tree(target / "fs", files)
+        (target / "manifest.json").write_bytes(msgspec.json.encode(environment))
+        return environment
+
+    def assignment(
+        self,
+        code: CodeId,
+        *,
+        handler: str = "main.main",
+        environment: EnvironmentId | None = None,
+        limits: Limits | None = None,
+        environ: dict[str, str] | None = None,
+    ) -> Assignment:
+        return Assignment(
+            function=FunctionName("test"),
+            version=VersionId(code),
+            code=code,
+            handler=handler,
+            environment=environment,
+            limits=limits or Limits(),
+            environ=environ or {},
+        )
+
+    # --- zygotes and sandboxes
+
+    async def zygote(
+        self,
+        name: str = "base",
+        environments: Iterable[Environment] = (),
+        *,
+        standbys: int = 1,
+        imports: Iterable[str] | None = None,
+    ) -> protocol.ZygoteReady:
+        """A zygote of the union of environments, with standbys for each of them. Fails when it cannot be made."""
+        result = await self.try_zygote(name, environments, standbys=standbys, imports=imports)
+        assert isinstance(result, protocol.ZygoteReady), result
+        return result
+
+    async def try_zygote(
+        self,
+        name: str,
+        environments: Iterable[Environment] = (),
+        *,
+        standbys: int = 1,
+        imports: Iterable[str] | None = None,
+    ) -> protocol.ZygoteReady | protocol.ZygoteFailed:
+        known = list(environments)
+        targets: list[EnvironmentId | None] = [e.id for e in known] or [None]
+        before = len(self.received)
+        message = protocol.EnsureZygote(
+            zygote=ZygoteId(name),
+            runtime=self.runtime,
+            environments=tuple(e.id for e in known),
+            imports=tuple(m for e in known for m in e.imports) if imports is None else tuple(imports),
+            standbys=tuple(protocol.StandbyTarget(environment=t, count=standbys) for t in targets),
+        )
+        self.node.handle(message, [])
+        answers = (protocol.ZygoteReady, protocol.ZygoteFailed)
+
+        def answer() -> Any:
+            return next((m for m in self.received[before:] if isinstance(m, answers) and m.zygote == name), None)
+
+        return await self.until(answer)
+
+    async def parked(self, environment: EnvironmentId | None = None) -> SandboxId:
+        """Take a standby, waiting for one if need be."""
+        await self.until(lambda: self.standbys.get(environment))
+        return self.standbys[environment].popleft()
+
+    def assign(self, sandbox: SandboxId, assignment: Assignment) -> None:
+        self.node.handle(protocol.AssignSandbox(sandbox=sandbox, assignment=assignment), [])
+
+    async def run(self, source: dict[str, str] | str, param: object = None, **settings: Any) -> Answer:
+        """Write code, give it to a standby, call it once; the sandbox is `last`."""
+        assignment = self.assignment(self.write_code(source), **settings)
+        self.last = await self.parked()
+        self.assign(self.last, assignment)
+        return await self.call(self.last, param)
+
+    async def result(self, source: dict[str, str] | str, param: object = None, **settings: Any) -> Any:
+        """`run`, which must succeed; its result."""
+        answer = await self.run(source, param, **settings)
+        assert answer.kind is FrameKind.RESULT, answer.value
+        return answer.value
+
+    async def start(self, zygote: str, assignment: Assignment) -> SandboxId:
+        """StartSandbox; the sandbox that was offered."""
+        self._ticket += 1
+        ticket = self._ticket
+        self.node.handle(protocol.StartSandbox(ticket=ticket, zygote=ZygoteId(zygote), assignment=assignment), [])
+        offered = await self.until(lambda: self.told(protocol.SandboxOffered, ticket=ticket))
+        return offered[0].sandbox
+
+    def request(self, sandbox: SandboxId, param: object = None, *, kind: FrameKind = FrameKind.INVOKE) -> None:
+        """Write a frame and do not wait."""
+        self.sockets[sandbox].send(pack(kind, b"test", json.dumps(param).encode(), 30_000))
+
+    async def call(self, sandbox: SandboxId, param: object = None) -> Answer:
+        """One invocation. Raises EOFError when the sandbox ends without an answer."""
+        self.request(sandbox, param)
+        return await self.answer(sandbox)
+
+    async def answer(self, sandbox: SandboxId) -> Answer:
+        loop, end = asyncio.get_running_loop(), self.sockets[sandbox]
+        data = b""
+        async with asyncio.timeout(WAIT_S):
+            while len(data) < HEADER_BYTES or len(data) < _frame_bytes(data):
+                try:
+                    chunk = await loop.sock_recv(end, 1 << 20)
+                except ConnectionResetError:
+                    chunk = b""
+                if not chunk:
+                    raise EOFError(f"{sandbox} ended without an answer")
+                data += chunk
+        _, kind, id_length, _, import_us, run_us = HEADER.unpack_from(data)
+        payload = data[HEADER_BYTES + id_length :]
+        return Answer(FrameKind(kind), json.loads(payload) if payload else None, import_us, run_us)
+
+    def kill(self, sandbox: SandboxId, reason: str = "test") -> None:
+        self.node.handle(protocol.KillSandbox(sandbox=sandbox, reason=reason), [])
+
+    async def died(self, sandbox: SandboxId) -> protocol.SandboxDied:
+        """Wait for a sandbox's end, close our ends of it, and say how it ended."""
+        message = await self.until(lambda: self.dead.get(sandbox))
+        self._close(sandbox)
+        return message
+
+    async def end(self, sandbox: SandboxId) -> protocol.SandboxDied:
+        self.kill(sandbox)
+        return await self.died(sandbox)
+
+    def pid(self, sandbox: SandboxId) -> int:
+        return self.node._sandboxes[sandbox].pid
+
+    def paths(self, sandbox: SandboxId) -> dict[str, Path]:
+        """The sandbox's cgroup directories by hierarchy."""
+        return self.node._sandboxes[sandbox].cgroup._directories
+
+    def state(self, sandbox: SandboxId) -> State:
+        return self.node._sandboxes[sandbox].state
+
+
+Scenario = Callable[[Bed], Awaitable[None]]
+
+
+@contextmanager
+def state_directory() -> Iterator[Path]:
+    """A folder that all users can pass through, unlike pytest's own; the installed base root file system is in it."""
+    if not (INSTALLED / "rootfs").is_dir():
+        pytest.skip(f"no base root file system in {INSTALLED}: run scripts/setup")
+    with tempfile.TemporaryDirectory(prefix="pagurus-test-") as name:
+        state = Path(name)
+        state.chmod(0o711)
+        (state / "rootfs").symlink_to(INSTALLED / "rootfs")
+        yield state
+
+
+def in_node(**settings: Any) -> Callable[[Scenario], Callable[[], None]]:
+    """Make a test of a coroutine that gets a Bed. settings: of the node. Ends with the leak check."""
+
+    def decorate(scenario: Scenario) -> Callable[[], None]:
+        def test() -> None:
+            with state_directory() as state, leaks.no_leaks(state):
+                run_in_child(lambda: asyncio.run(_live(scenario, state, settings)))
+
+        test.__name__, test.__qualname__, test.__doc__ = scenario.__name__, scenario.__qualname__, scenario.__doc__
+        test.__module__ = scenario.__module__
+        return test
+
+    return decorate
+
+
+def run_in_child(body: Callable[[], None]) -> None:
+    """Run `body` in a forked child; its failure or skip is raised here as if it had happened here."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        report = {"outcome": "passed", "text": ""}
+        signal.alarm(CHILD_S)
+        log = io.StringIO()
+        logging.basicConfig(stream=log, force=True)
+        try:
+            body()
+        except pytest.skip.Exception as skip:
+            report = {"outcome": "skipped", "text": str(skip)}
+        except BaseException as error:
+            while isinstance(error, BaseExceptionGroup):  # of the node's TaskGroup
+                error = error.exceptions[0]
+            report = {"outcome": "failed", "text": "".join(traceback.format_exception(error)) + log.getvalue()}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(report, pipe)
+        os._exit(0)
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as pipe:
+            text = pipe.read()
+    finally:
+        _, status = os.waitpid(pid, 0)
+    if not text:
+        raise AssertionError(f"the node's process ended with wait status {status} and said nothing")
+    report = json.loads(text)
+    if report["outcome"] == "skipped":
+        pytest.skip(report["text"])
+    if report["outcome"] == "failed":
+        raise AssertionError(report["text"])
+
+
+@asynccontextmanager
+async def open_bed(state: Path, settings: dict[str, Any]) -> AsyncIterator[Bed]:
+    """A node that has ended and left nothing when the block is over."""
+    given = {"state_dir": str(state), "cgroup_parent": leaks.CGROUP_PARENT, "uid_base": leaks.UID_BASE, **settings}
+    before = set(leaks.descriptors())
+    parts = open_parts(config.load(None, {}, given))
+    bed = Bed(parts)
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(bed.node.run())
+            await asyncio.sleep(0)
+            try:
+                yield bed
+            finally:
+                bed.node.end_all()
+                async with asyncio.timeout(WAIT_S):
+                    await bed.node.wait_empty()
+                running.cancel()
+    finally:
+        bed.close()
+        parts.close()
+    counters = bed.node.counters
+    assert not counters["internal_errors"] and not counters["cgroups_left"], counters
+    stayed = set(leaks.descriptors()) - before
+    assert not stayed, f"the node left descriptors open: {sorted(stayed)}"
+
+
+async def _live(scenario: Scenario, state: Path, settings: dict[str, Any]) -> None:
+    async with open_bed(state, settings) as bed:
+        await scenario(bed)
+
+
+def _frame_bytes(data: bytes) -> int:
+    _, _, id_length, payload_length, _, _ = HEADER.unpack_from(data)
+    return HEADER_BYTES + int(id_length) + int(payload_length)
+
+
+def _write_tree(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
