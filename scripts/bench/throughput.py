@@ -3,6 +3,7 @@
 See docs/benchmarks.md.
 """
 
+import asyncio
 import json
 import os
 import random
@@ -149,6 +150,30 @@ def measure_cycles(daemon: Any, clients: int, rounds: int, seconds: float) -> tu
     return rates, cycles_ms, others
 
 
+async def measure_node(clients: int, rounds: int, seconds: float) -> list[float]:
+    """Cycles per second at pagurusd itself: fork, assign, call, kill, wait until it is reaped. No gateway."""
+    from lib import bed as bed_module
+
+    rates: list[float] = []
+    async with bed_module.open_bed() as bed:
+        await bed.prepare(["empty"])
+        for number in range(rounds):
+            started_s = time.monotonic()
+
+            async def cycle(end_s: float) -> int:
+                done = 0
+                while time.monotonic() < end_s:
+                    _, sandbox = await bed.start_and_call("base", "empty")
+                    await bed.kill(sandbox)
+                    done += 1
+                return done
+
+            counts = await asyncio.gather(*(cycle(started_s + seconds) for _ in range(clients)))
+            rates.append(sum(counts) / (time.monotonic() - started_s))
+            print(f"  create-run-destroy at pagurusd: round {number + 1} of {rounds}", flush=True)
+    return rates
+
+
 def tables(found: dict[tuple[str, int], Series]) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, float]]:
     """Rows, ratios and the differences of latency."""
     rows, ratios = [], {}
@@ -200,6 +225,10 @@ def main() -> None:
             rows.append(report.row("create-run-destroy/empty", rates, "1/s"))
             rows.append(report.row("create-run-destroy-cycle/empty", cycles_ms))
             more["create-run-destroy-not-helped"] = others
+    if not options.no_fresh:
+        # Last, and after all children: the node's reaper takes every child of this process.
+        rates = asyncio.run(measure_node(options.clients, rounds, 2.0 * seconds))
+        rows.append(report.row("create-run-destroy-node/empty", rates, "1/s"))
     parameters = {"rounds": rounds, "seconds": seconds, "clients": options.clients, "connections": CONNECTIONS}
     report.finish(rows, ratios, parameters=parameters, path=options.json, more=more)
 
