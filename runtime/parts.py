@@ -1,10 +1,11 @@
 """What the whole node shares: one mount desk, one cgroup tree, one reaper, the layers. Runs in pagurusd."""
 
 import contextlib
+import itertools
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Parts:
     bury: Callable[[Cgroup], None] = _bury
     module: str = "zygote"  # the entry that runs inside; a benchmark adds messages of its own
     clock: Clock = field(default_factory=SystemClock)
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # of zygotes and sandboxes of this run
 
     def close(self) -> None:
         """Close descriptors and remove the run's own cgroup directories, if they are empty."""

@@ -59,7 +59,8 @@ class ZygoteHost:
         self._on_end = on_end
         self._watch = watch
         self._uids = SandboxUids()
-        self._count = 0
+        # Not the id alone: a zygote may be made anew while helpers of its namesake still live.
+        self._path = f"{zygote_id}-{next(parts.numbers)}"
         self._targets: dict[EnvironmentId | None, int] = {}
         self._empty: dict[EnvironmentId | None, deque[Sandbox]] = {}
         self._standbys: dict[EnvironmentId | None, set[SandboxId]] = {}
@@ -104,9 +105,9 @@ class ZygoteHost:
         parts = self._parts
         known = {name: parts.layers.environment(name) for name in self.environments}
         self._first_uid = parts.ranges.acquire()
-        self._parent = parts.cgroups.create(self.id, holds_children=True)
+        self._parent = parts.cgroups.create(self._path, holds_children=True)
         self._parent.allow_entry(self._first_uid)
-        self._cgroup = parts.cgroups.create(f"{self.id}/zygote")
+        self._cgroup = parts.cgroups.create(f"{self._path}/zygote")
         limits = Limits(memory_bytes=parts.settings.zygote_memory_bytes, pids=64, cpu_millis=100_000)
         self._cgroup.set_limits(limits)
         self._cgroup.allow_entry(self._first_uid)
@@ -283,13 +284,13 @@ class ZygoteHost:
     async def _make_empty(self, environment: EnvironmentId | None) -> Sandbox:
         if self.is_ended or self._namespace is None:
             raise StartError("netns", f"zygote {self.id} has ended")
-        self._count += 1
-        name = SandboxId(f"{self.id}.{self._count}")
+        number = next(self._parts.numbers)
+        name = SandboxId(f"{self.id}.{number}")
         uid = self._uids.acquire()
         tree = self._tree(environment)
         try:
             async with self._making:  # the builder answers in order
-                cgroup = self._parts.cgroups.create(f"{self.id}/{self._count}")
+                cgroup = self._parts.cgroups.create(f"{self._path}/{number}")
                 made = await sandbox.prepare(
                     name,
                     zygote=self.id,
