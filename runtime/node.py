@@ -302,7 +302,7 @@ class Node:
         self._hosts.pop(sandbox.id, None)
         self._sandboxes.pop(sandbox.id, None)
         if sandbox.is_offered:
-            self._send(protocol.SandboxDied(sandbox=sandbox.id, error=sandbox.error), [])
+            self._send(protocol.SandboxDied(sandbox=sandbox.id, reason=sandbox.reason, error=sandbox.error), [])
         else:
             self._send(protocol.SandboxRefused(ticket=ticket, phase=phase, message=text), [])
 

@@ -214,8 +214,14 @@ class ZygoteHost:
                 on_isolated(await chosen.parked())
         except StartError as error:
             failure = error
+        except TimeoutError:
+            failure = StartError("fork", f"the helper was not isolated within {client.SPAWN_TIMEOUT_S:.0f} s")
+        except BaseException:
+            requested.cancel()
+            raise
         # A zygote that refused says more than the closed socket of a helper that never was.
         chosen.pid = await self._client.helper(requested)
+        chosen.is_watched = True
         self._watch(self, chosen, chosen.pid)
         if not chosen.is_live:
             chosen.cgroup.kill()  # it was killed before it had a process
@@ -276,8 +282,8 @@ class ZygoteHost:
     def fail(self, chosen: Sandbox, error: str) -> None:
         """A fork that went wrong: kill what there is of it."""
         chosen.error = error
-        if chosen.pid > 0:
-            chosen.kill("start failed")
+        if chosen.is_watched:
+            chosen.kill("start failed")  # the node hears of its end
         elif chosen.state is not State.GONE:
             self._scrap(chosen)
 

@@ -72,6 +72,7 @@ class Sandbox:
         self.frozen = False
         self.is_offered = False  # the gateway knows it
         self.was_ready = False
+        self.is_watched = False  # it has or had a process, whose end the node hears of
         self._network, self._mounts, *targets = namespaces
         self._targets = dict(zip(TARGETS, targets, strict=True))
         self._limits = DEFAULT_LIMITS
@@ -280,13 +281,16 @@ async def _both(user_namespace: UserNamespace) -> list[int]:
     """Descriptors of the two requests under way: both answers are taken, also when the first is a failure."""
     made: list[int] = []
     failures: list[StartError] = []
-    for _ in range(2):
-        try:
-            made += await user_namespace.take_made()
-        except StartError as error:
-            failures.append(error)
-    if failures:
+    try:
+        for _ in range(2):
+            try:
+                made += await user_namespace.take_made()
+            except StartError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+    except BaseException:
         for fd in made:
             os.close(fd)
-        raise failures[0]
+        raise
     return made

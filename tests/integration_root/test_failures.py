@@ -6,6 +6,7 @@ import pytest
 
 from runtime import protocol
 from runtime.model import ZygoteId
+from runtime.sandbox.sandbox import Sandbox
 from tests.node_bed import Bed, in_node
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -13,17 +14,16 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 IDLE = "def main(param):\n    return param\n"
 
 
-def replace(bed: Bed, index: int, wrong: int) -> None:
+def replace(monkeypatch: pytest.MonkeyPatch, index: int, wrong: int) -> None:
     """Let every fork get another file in place of one of the sandbox's descriptors."""
-    host = bed.node._zygotes[ZygoteId("base")]
-    begin = host.begin_fork
+    original = Sandbox.spawn_descriptors
 
-    def begin_fork(chosen):
-        descriptors, has_cgroup = begin(chosen)
+    def spawn_descriptors(self: Sandbox) -> tuple[list[int], bool]:
+        descriptors, has_cgroup = original(self)
         descriptors[index] = wrong
         return descriptors, has_cgroup
 
-    host.begin_fork = begin_fork
+    monkeypatch.setattr(Sandbox, "spawn_descriptors", spawn_descriptors)
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ def replace(bed: Bed, index: int, wrong: int) -> None:
         (5, "/proc/self/ns/mnt", "setns mnt", "Operation not permitted"),
     ],
 )
-def test_a_failed_step_of_the_helper_is_named(index, path, step, error):
+def test_a_failed_step_of_the_helper_is_named(monkeypatch, index, path, step, error):
     async def scenario(bed: Bed) -> None:
         await bed.zygote(standbys=0)
         assignment = bed.assignment(bed.write_code(IDLE))
         wrong = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        replace(bed, index, wrong)
+        replace(monkeypatch, index, wrong)
         for _ in range(8):
             sandbox = await bed.start("base", assignment)
             died = await bed.died(sandbox)
