@@ -36,7 +36,7 @@ class Parts:
     overlays: Overlays
     layers: Layers
     ranges: UidRanges
-    devices: int
+    devices: str  # where the device directory that all sandboxes share is attached
     bury: Callable[[Cgroup], None] = _bury
     module: str = "zygote"  # the entry that runs inside; a benchmark adds messages of its own
     clock: Clock = field(default_factory=SystemClock)
@@ -45,7 +45,6 @@ class Parts:
     def close(self) -> None:
         """Close descriptors and remove the run's own cgroup directories, if they are empty."""
         self.overlays.close()
-        os.close(self.devices)
         self.desk.close()
         self.cgroups.try_remove()
         self.reaper.close()
@@ -73,7 +72,7 @@ def open_parts(settings: Settings, inside: Mapping[str, bytes] | None = None) ->
         overlays=Overlays(desk),
         layers=layers,
         ranges=UidRanges(settings.uid_base, settings.zygotes_max),
-        devices=mounts.devices(),
+        devices=desk.keep(mounts.devices()),
     )
 
 

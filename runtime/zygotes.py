@@ -321,7 +321,7 @@ class ZygoteHost:
         """Root and devices, and an environment if one is given: fresh clones, the caller's to close."""
         parts = self._parts
         root = parts.overlays.clone(f"root {self.runtime}", parts.layers.root_lowers(self.runtime))
-        tree = [Attachment(root, "", "root"), Attachment(_clone(parts.devices), "dev", "devices")]
+        tree = [Attachment(root, "", "root"), Attachment(syscalls.open_tree(parts.devices), "dev", "devices")]
         if environment is not None:
             lowers = parts.layers.environment_lowers([environment])
             tree.append(Attachment(parts.overlays.clone(environment, lowers), "opt/env", "environment"))
@@ -391,10 +391,6 @@ class ZygoteHost:
     @property
     def rootfs(self) -> Path:
         return self._parts.layers.root_lowers(self.runtime)[-1]
-
-
-def _clone(mount: int) -> int:
-    return syscalls.open_tree("", dir_fd=mount)
 
 
 def _close(tree: list[Attachment]) -> None:

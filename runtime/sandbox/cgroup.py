@@ -264,16 +264,27 @@ class CgroupTree:
 def _v2_base(root: Path, parent: str, self_cgroup: str) -> Path:
     """Below our own service when systemd delegated it to us, else a cgroup of our own at the top."""
     own = next((line[3:] for line in self_cgroup.splitlines() if line.startswith("0::")), "/")
-    if not own.endswith(".service"):
+    service = root / own.lstrip("/")
+    if service.name == "daemon":
+        service = service.parent  # an exec in place: we have stepped aside before
+    if not _is_delegated(service):
         _write(root / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
         return root / parent
     # v2 keeps processes in leaves: the daemon steps aside before its cgroup gets children.
-    service = root / own.lstrip("/")
     (service / "daemon").mkdir(exist_ok=True)
     for pid in (service / "cgroup.procs").read_text().split():
         _write(service / "daemon" / "cgroup.procs", pid)
     _write(service / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
     return service / parent
+
+
+def _is_delegated(directory: Path) -> bool:
+    """Whether systemd says that this cgroup's subtree is its processes' (systemd.exec(5), Delegate=)."""
+    for name in ("trusted.delegate", "user.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(directory, name) == b"1":
+                return True
+    return False
 
 
 def _set_v1_memory(directory: Path, limit_bytes: int) -> None:

@@ -32,13 +32,18 @@ class Attachment:
 
 
 class MountDesk:
-    """pagurusd's own mount namespace: private, with one directory where overlays are put together."""
+    """pagurusd's own mount namespace: private; what sandboxes share is attached there, on a tmpfs at the anchor.
+
+    Attached, since only Linux 6.15 and newer clone a detached mount. Clones are detached, and the receiver's.
+    """
 
     def __init__(self, anchor: Path) -> None:
         """anchor: an empty directory of ours. Moves the calling process into a mount namespace of its own."""
         self._anchor = str(anchor)
+        self._made = 0
         syscalls.unshare(CloneFlag.NEWNS)
         syscalls.mount(None, "/", None, MountFlag.REC | MountFlag.PRIVATE)
+        syscalls.mount("none", self._anchor, "tmpfs", MountFlag.NOSUID | MountFlag.NODEV, "mode=755,size=1m")
         self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._root = os.open("/", os.O_PATH | os.O_CLOEXEC)
 
@@ -46,24 +51,45 @@ class MountDesk:
     def anchor(self) -> str:
         return self._anchor
 
-    def overlay(self, lowers: Iterable[Path]) -> int:
-        """A read-only overlay of two or more directories, the first on top; no upper.
+    def overlay(self, lowers: Iterable[Path]) -> str:
+        """Attach a read-only overlay of two or more directories, the first on top; no upper. Where it is.
 
         Layers are named by descriptors, so that /proc/self/mountinfo inside shows no path of the host.
         """
         descriptors = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
+        place = self._place()
         try:
             assert 2 <= len(descriptors) <= LOWERS_MAX
             names = ":".join(f"/proc/self/fd/{fd}" for fd in descriptors)
             flags = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
-            syscalls.mount("overlay", self._anchor, "overlay", flags, f"lowerdir={names}")
+            syscalls.mount("overlay", place, "overlay", flags, f"lowerdir={names}")
+        except BaseException:
+            os.rmdir(place)
+            raise
         finally:
             for fd in descriptors:
                 os.close(fd)
+        return place
+
+    def keep(self, mount: int) -> str:
+        """Attach a detached mount, whose descriptor is closed; where it is."""
+        place = self._place()
         try:
-            return syscalls.open_tree(self._anchor)
+            syscalls.move_mount(mount, place)
         finally:
-            syscalls.umount_detach(self._anchor)
+            os.close(mount)
+        return place
+
+    def drop(self, place: str) -> None:
+        """Detach what is attached there; clones in use stay."""
+        syscalls.umount_detach(place)
+        os.rmdir(place)
+
+    def _place(self) -> str:
+        self._made += 1
+        place = f"{self._anchor}/{self._made}"
+        os.mkdir(place)
+        return place
 
     @contextmanager
     def inside(self, mount_namespace: int) -> Iterator[None]:
@@ -129,28 +155,28 @@ def devices() -> int:
 class Overlays:
     """Overlays that are mounted once and cloned for each use, the most recently used kept."""
 
-    def __init__(self, desk: MountDesk, *, kept: int = 512) -> None:
+    def __init__(self, desk: MountDesk, *, kept: int = 256) -> None:
         self._desk = desk
         self._kept = kept
-        self._mounts: dict[str, int] = {}
+        self._places: dict[str, str] = {}
 
     def clone(self, key: str, lowers: Iterable[Path]) -> int:
         """A detached clone of the overlay `key`, mounted from `lowers` the first time. Caller closes."""
-        mount = self._mounts.pop(key, -1)
-        if mount < 0:
-            mount = self._desk.overlay(lowers)
-        self._mounts[key] = mount
-        while len(self._mounts) > self._kept:
-            self.forget(next(iter(self._mounts)))
-        return syscalls.open_tree("", dir_fd=mount)
+        place = self._places.pop(key, "")
+        if not place:
+            place = self._desk.overlay(lowers)
+        self._places[key] = place
+        while len(self._places) > self._kept:
+            self.forget(next(iter(self._places)))
+        return syscalls.open_tree(place)
 
     def forget(self, key: str) -> None:
         """Drop one overlay; clones in use stay."""
-        mount = self._mounts.pop(key, -1)
-        if mount >= 0:
-            os.close(mount)
+        place = self._places.pop(key, "")
+        if place:
+            self._desk.drop(place)
 
     def close(self) -> None:
         """Drop all. Idempotent."""
-        for key in list(self._mounts):
+        for key in list(self._places):
             self.forget(key)

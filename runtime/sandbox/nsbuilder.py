@@ -43,6 +43,7 @@ def serve(
     namespaces = os.open("/proc/self/ns", os.O_PATH | os.O_CLOEXEC)
     os.chdir(anchor)
     os.mkdir("root")
+    os.mkdir("proc")
     home = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
     syscalls.pivot_root(".", ".")
     syscalls.umount_detach(".")
@@ -64,9 +65,12 @@ def _answer(
     try:
         if request["make"] == "net":
             made = [make_network(namespaces)]
+        elif request["make"] == "proc":
+            syscalls.move_mount(packet.descriptors[0], "/proc")
         else:
             made = _mounts(namespaces, home, request["attach"].split(":"), packet.descriptors, steps)
-        channel.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", made))])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", made))] if made else []
+        channel.sendmsg([b"{}"], rights)
     except OSError as error:
         children.report(channel, f"{request['make']} {steps.current}", error)
     finally:
@@ -77,13 +81,17 @@ def _answer(
 def _mounts(namespaces: int, home: int, targets: list[str], given: list[int], steps: Steps) -> list[int]:
     """A mount namespace of detached mounts; its descriptor, then O_PATH descriptors of TARGETS in it.
 
-    targets[0] is the root, '' ; later ones are attached inside it in order.
+    targets[0] is the root, '' ; later ones are attached inside it in order, then the zygote's proc.
     """
     steps("unshare")
     syscalls.unshare(CloneFlag.NEWNS)
     made = [os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)]
     try:
-        attach_tree("/root", targets, given, steps)
+        proc = syscalls.open_tree("/proc")
+        try:
+            attach_tree("/root", [*targets, "proc"], [*given, proc], steps)
+        finally:
+            os.close(proc)
         made += [os.open(f"/{target}", os.O_PATH | os.O_CLOEXEC) for target in TARGETS]
     except OSError:
         for fd in made:

@@ -249,12 +249,11 @@ async def prepare(
     """An EMPTY sandbox: namespaces made by the zygote's builder, limits set.
 
     cgroup: owned by the sandbox from the call on, also when it fails. tree: root, devices, environment...;
-    borrowed; proc, tmp and shm are added here. Raises StartError.
+    borrowed; tmp and shm are added here. Raises StartError.
     """
     made: list[int] = []
     own = [
         Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "dev/shm", "shm"),
-        user_namespace.proc_attachment(),
         Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "tmp", "tmp"),
     ]
     try:

@@ -56,7 +56,6 @@ class UserNamespace:
         self.init_pid = -1
         self.init_pidfd = -1
         self.builder_pid = -1
-        self._proc = -1
         self._builder: PacketSocket | None = None
 
     @classmethod
@@ -165,8 +164,8 @@ class UserNamespace:
     ) -> Launched:
         """Start `program` inside as pagurusd's child, with `control` on descriptor 3 and the five capabilities.
 
-        prepare: run in the child before its capabilities are dropped. Also keeps a proc of the pid namespace,
-        which every helper's mount namespace needs. Raises StartError.
+        prepare: run in the child before its capabilities are dropped. To be called once: it also gives the
+        builder a proc of the pid namespace, which every helper's mount namespace needs. Raises StartError.
         """
         ours, theirs = packets.packet_pair()
 
@@ -178,7 +177,7 @@ class UserNamespace:
             try:
                 theirs.close()
                 pid, descriptors = await _born(channel, program[0])
-                self._keep_proc(descriptors[0])
+                await self._give_proc(descriptors[0])
                 return Launched(pid, os.pidfd_open(pid))
             finally:
                 await ended
@@ -222,16 +221,14 @@ class UserNamespace:
             children.report(end, steps.current, error)
             os._exit(children.EXIT_FAILED)
 
-    def _keep_proc(self, fd: int) -> None:
-        if self._proc >= 0:
-            os.close(fd)
-            return
-        self._proc = fd
-        self._undo.callback(os.close, fd)
-
-    def proc_attachment(self) -> Attachment:
-        """A clone of the pid namespace's proc; the caller closes its fd."""
-        return Attachment(syscalls.open_tree("", dir_fd=self._proc), "proc", "proc of the zygote's pid namespace")
+    async def _give_proc(self, proc: int) -> None:
+        """Let the builder attach a proc of the pid namespace: a helper may mount its own only where one is visible."""
+        assert self._builder is not None
+        try:
+            self._builder.send(json.dumps({"make": "proc"}).encode(), [proc])
+        finally:
+            os.close(proc)
+        await children.answer(self._builder, "proc")
 
     def request_network(self) -> None:
         """Ask for a network namespace; `take_made` returns it, in the order of requests."""
@@ -239,7 +236,7 @@ class UserNamespace:
         self._builder.send(json.dumps({"make": "net"}).encode())
 
     def request_mounts(self, tree: Sequence[Attachment]) -> None:
-        """Ask for a mount namespace of these mounts (root first); their descriptors stay the caller's."""
+        """Ask for a mount namespace of these mounts (root first) and /proc; descriptors stay the caller's."""
         assert self._builder is not None
         attach = ":".join(a.target for a in tree)
         self._builder.send(json.dumps({"make": "mnt", "attach": attach}).encode(), [a.fd for a in tree])
