@@ -105,11 +105,9 @@ class ZygoteHost:
         parts = self._parts
         known = {name: parts.layers.environment(name) for name in self.environments}
         self._first_uid = parts.ranges.acquire()
-        self._parent = parts.cgroups.create(self._path, holds_children=True)
+        self._parent = parts.cgroups.create(self._path)
         self._parent.allow_entry(self._first_uid)
         self._cgroup = parts.cgroups.create(f"{self._path}/zygote")
-        limits = Limits(memory_bytes=parts.settings.zygote_memory_bytes, pids=64, cpu_millis=100_000)
-        self._cgroup.set_limits(limits)
         self._cgroup.allow_entry(self._first_uid)
         tree = [*self._tree(None), Attachment(mounts.tmpfs(ZYGOTE_TMP_BYTES), "tmp", "tmp")]
         if known:
@@ -118,7 +116,7 @@ class ZygoteHost:
         try:
             self._namespace = await UserNamespace.create(
                 first_uid=self._first_uid,
-                cgroup=self._cgroup,
+                cgroups=(self._parent, self._cgroup),
                 anchor=str(parts.layers.anchor),
                 tree=tree,
                 reaper=parts.reaper,
@@ -126,6 +124,8 @@ class ZygoteHost:
             )
         finally:
             _close(tree)
+        limits = Limits(memory_bytes=parts.settings.zygote_memory_bytes, pids=64, cpu_millis=100_000)
+        self._cgroup.set_limits(limits)
         return await self._launch(known)
 
     async def _launch(self, known: dict[EnvironmentId, Environment]) -> client.Imported:

@@ -90,8 +90,19 @@ class Cgroup:
 
     def join_self(self) -> None:
         """Move the calling process, which has one thread, into this cgroup."""
-        for name, path in self._directories.items():
-            _write(path / ("cgroup.procs" if name == "unified" else "tasks"), "0")
+        enter(self.open_entries())
+
+    def open_entries(self) -> list[int]:
+        """Files for `enter`. The kernel judges a move by who opened them: a process may open now and move later."""
+        return [
+            os.open(path / ("cgroup.procs" if name == "unified" else "tasks"), os.O_WRONLY | os.O_CLOEXEC)
+            for name, path in self._directories.items()
+        ]
+
+    def enable_children(self) -> None:
+        """v2: let child cgroups have limits; from here on no process can be in this one itself."""
+        if "memory" not in self._directories and "unified" in self._directories:
+            _enable_controllers(self._directories["unified"])
 
     def allow_entry(self, uid: int) -> None:
         """Let `uid` clone into this cgroup: it needs write access here and in the common ancestor."""
@@ -197,7 +208,8 @@ class CgroupTree:
         for name, base in bases.items():
             for directory in (base, base / node, base / node / run):
                 directory.mkdir(exist_ok=True)
-                self._delegate(name, directory)
+                if name == "unified" and "memory" not in bases:
+                    _enable_controllers(directory)
 
     @classmethod
     def detect(cls, parent: str, *, node: str, run: str, proc: Path = Path("/proc")) -> "CgroupTree":
@@ -226,13 +238,11 @@ class CgroupTree:
             return "v2"
         return "v1+v2" if "unified" in self._bases else "v1"
 
-    def create(self, path: str, *, holds_children: bool = False) -> Cgroup:
+    def create(self, path: str) -> Cgroup:
         """Make the cgroup `path` (relative, below this run). Caller removes and closes it."""
         directories = {name: base / self._node / self._run / path for name, base in self._bases.items()}
-        for name, directory in directories.items():
+        for directory in directories.values():
             directory.mkdir(exist_ok=True)
-            if holds_children:
-                self._delegate(name, directory)
         return Cgroup(directories)
 
     def leftovers(self) -> Iterator[Cgroup]:
@@ -256,10 +266,6 @@ class CgroupTree:
                     base.rmdir()
         return gone
 
-    def _delegate(self, hierarchy: str, directory: Path) -> None:
-        if hierarchy == "unified" and "memory" not in self._bases:
-            _write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
-
 
 def _v2_base(root: Path, parent: str, self_cgroup: str) -> Path:
     """Below our own service when systemd delegated it to us, else a cgroup of our own at the top."""
@@ -268,14 +274,28 @@ def _v2_base(root: Path, parent: str, self_cgroup: str) -> Path:
     if service.name == "daemon":
         service = service.parent  # an exec in place: we have stepped aside before
     if not _is_delegated(service):
-        _write(root / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+        _enable_controllers(root)
         return root / parent
     # v2 keeps processes in leaves: the daemon steps aside before its cgroup gets children.
     (service / "daemon").mkdir(exist_ok=True)
     for pid in (service / "cgroup.procs").read_text().split():
         _write(service / "daemon" / "cgroup.procs", pid)
-    _write(service / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+    _enable_controllers(service)
     return service / parent
+
+
+def enter(entries: list[int]) -> None:
+    """Move the calling process, which has one thread, by files of `open_entries`; closes them."""
+    try:
+        for fd in entries:
+            os.write(fd, b"0")
+    finally:
+        for fd in entries:
+            os.close(fd)
+
+
+def _enable_controllers(directory: Path) -> None:
+    _write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
 
 
 def _is_delegated(directory: Path) -> bool:

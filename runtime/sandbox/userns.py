@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from runtime import packets, syscalls
 from runtime.packets import PacketSocket
 from runtime.reaper import Reaper
-from runtime.sandbox import children, identity, mounts, nsbuilder
+from runtime.sandbox import cgroup, children, identity, mounts, nsbuilder
 from runtime.sandbox.cgroup import Cgroup
 from runtime.sandbox.children import Steps
 from runtime.sandbox.identity import Capability
@@ -47,9 +47,9 @@ class Launched:
 class UserNamespace:
     """The namespaces of one zygote. Made by `create`, ended by `close`."""
 
-    def __init__(self, first_uid: int, cgroup: Cgroup, anchor: str, reaper: Reaper) -> None:
+    def __init__(self, first_uid: int, cgroups: tuple[Cgroup, Cgroup], anchor: str, reaper: Reaper) -> None:
         self.first_uid = first_uid
-        self._cgroup = cgroup
+        self._outer, self._cgroup = cgroups
         self._anchor = anchor
         self._reaper = reaper
         self._undo = ExitStack()
@@ -63,7 +63,7 @@ class UserNamespace:
         cls,
         *,
         first_uid: int,
-        cgroup: Cgroup,
+        cgroups: tuple[Cgroup, Cgroup],
         anchor: str,
         tree: Sequence[Attachment],
         reaper: Reaper,
@@ -71,13 +71,16 @@ class UserNamespace:
     ) -> "UserNamespace":
         """Make namespaces, init and builder. `tree`: the zygote's root and what is attached in it; borrowed.
 
-        make_network: what the builder makes sandboxes' network namespaces with. `cgroup` is where init and
-        builder live; borrowed. Raises StartError; nothing stays then.
+        make_network: what the builder makes sandboxes' network namespaces with. cgroups: the one that holds those of
+        all sandboxes, empty so far, and the one in it for init, builder and zygote; borrowed. The outer is the root of
+        the cgroup namespace: where namespaces delimit delegation (nsdelegate, which systemd sets) a zygote can clone
+        into cgroups below its namespace's root only. Raises StartError; nothing stays then.
         """
-        self = cls(first_uid, cgroup, anchor, reaper)
+        self = cls(first_uid, cgroups, anchor, reaper)
         async with AsyncExitStack() as undo:
             undo.callback(self.close)
             await self._start_init(tree)
+            self._outer.enable_children()
             await self._start_builder(make_network)
             undo.pop_all()
         return self
@@ -106,7 +109,8 @@ class UserNamespace:
     def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment]) -> None:
         """Body of C: become the first process of the new namespaces, clone I beside it, end."""
         steps("cgroup")
-        self._cgroup.join_self()
+        self._outer.join_self()
+        entries = self._cgroup.open_entries()
         steps("unshare user")
         syscalls.unshare(CloneFlag.NEWUSER)
         end.send(b"{}")
@@ -121,6 +125,8 @@ class UserNamespace:
             end.send(json.dumps({"pid": pid}).encode())
             return
         try:
+            steps("cgroup of init")
+            cgroup.enter(entries)
             self._be_init(end, steps, tree)
         except BaseException as error:
             children.report(end, steps.current, error)

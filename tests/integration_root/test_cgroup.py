@@ -138,7 +138,7 @@ async def test_memory_and_its_kills_are_counted(bed: Bed):
 async def test_what_an_earlier_run_left_is_found_deepest_first_and_can_be_removed(bed: Bed):
     node = bed.parts.node
     former = CgroupTree.detect(leaks.CGROUP_PARENT, node=node, run="former")
-    former.create("z", holds_children=True)
+    former.create("z").enable_children()
     leaf = former.create("z/1")
     pid = os.fork()
     if pid == 0:
