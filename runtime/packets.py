@@ -113,6 +113,8 @@ class PacketSocket:
                 await self._waiter
             finally:
                 self._waiter = None
+        if not self._incoming[0].data:
+            return self._incoming[0]  # the end stays the end, however often it is asked for
         return self._incoming.popleft()
 
     def peek(self) -> Packet:

@@ -198,7 +198,7 @@ class ZygoteHost:
         chosen.pid = pid
         self._watch(self, chosen, pid)
         if not chosen.is_live:
-            chosen.cgroup.kill()  # it was killed before it had a process
+            chosen.kill_processes()  # it was killed before it had one
         async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
             return await chosen.parked()
 
@@ -249,7 +249,9 @@ class ZygoteHost:
         except BaseException as error:
             self.fail(chosen, str(error))
             raise
-        if chosen.state is State.SPAWNING:
+        if self.is_ended:
+            chosen.kill("its zygote ended")  # it was on its way when the others were killed
+        elif chosen.state is State.SPAWNING:
             chosen.become(State.PARKED)
             self._on_parked(chosen)
 
@@ -262,15 +264,16 @@ class ZygoteHost:
             self._scrap(chosen)
 
     async def _make_empty(self, environment: EnvironmentId | None) -> Sandbox:
-        if self.is_ended or self._namespace is None:
-            raise StartError("netns", f"zygote {self.id} has ended")
         self._count += 1
-        name = SandboxId(f"{self.id}.{self._count}")
+        number = self._count  # another call counts on while this one waits
+        name = SandboxId(f"{self.id}.{number}")
         uid = self._uids.acquire()
         tree = self._tree(environment)
         try:
             async with self._making:  # the builder answers in order
-                cgroup = self._parts.cgroups.create(f"{self.id}/{self._count}")
+                if self.is_ended or self._namespace is None:
+                    raise StartError("netns", f"zygote {self.id} has ended")
+                cgroup = self._parts.cgroups.create(f"{self.id}/{number}")
                 made = await sandbox.prepare(
                     name,
                     zygote=self.id,

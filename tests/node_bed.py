@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import tempfile
 import traceback
 from collections import deque
@@ -46,7 +45,7 @@ from runtime.sandbox.sandbox import State
 from tests import leaks
 
 WAIT_S = 20.0  # nothing takes so long: only a failing test waits for it
-CHILD_S = 300
+CHILD_S = 90
 INSTALLED = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
 
 
@@ -330,10 +329,9 @@ def in_node(**settings: Any) -> Callable[[Scenario], Callable[[], None]]:
 
 def run_in_child(body: Callable[[], None]) -> None:
     """Run `body` in a forked child; its failure or skip is raised here as if it had happened here."""
-    reading, writing = os.pipe()
+    memory = os.memfd_create("report")  # not a pipe: whoever outlives the child would keep that open
     pid = os.fork()
     if pid == 0:
-        os.close(reading)
         report = {"outcome": "passed", "text": ""}
         signal.alarm(CHILD_S)
         log = io.StringIO()
@@ -346,17 +344,12 @@ def run_in_child(body: Callable[[], None]) -> None:
             while isinstance(error, BaseExceptionGroup):  # of the node's TaskGroup
                 error = error.exceptions[0]
             report = {"outcome": "failed", "text": "".join(traceback.format_exception(error)) + log.getvalue()}
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with os.fdopen(writing, "w") as pipe:
-            json.dump(report, pipe)
+        os.write(memory, json.dumps(report).encode())
         os._exit(0)
-    os.close(writing)
-    try:
-        with os.fdopen(reading) as pipe:
-            text = pipe.read()
-    finally:
-        _, status = os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)
+    with os.fdopen(memory, "rb") as file:
+        file.seek(0)
+        text = file.read()
     if not text:
         raise AssertionError(f"the node's process ended with wait status {status} and said nothing")
     report = json.loads(text)

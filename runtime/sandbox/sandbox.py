@@ -6,9 +6,10 @@ transitions of one table. What happens inside it is its own affair: it is only e
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import Enum, auto
 
 from runtime import packets, syscalls
@@ -181,7 +182,14 @@ class Sandbox:
             return
         self.reason = self.reason or reason
         self.become(State.DYING)
+        self.kill_processes()
+
+    def kill_processes(self) -> None:
+        """SIGKILL for all in the cgroup, and for the process that the zygote named: a hostile one may be outside."""
         self.cgroup.kill()
+        if self.pid > 0:  # our child, and not reaped: the pid is still its own
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def release(self) -> None:
         """Close every descriptor. The cgroup's directories are the caller's to remove. Idempotent."""
@@ -226,6 +234,22 @@ def _message(assignment: Assignment) -> bytes:
     ).encode()
 
 
+async def _take_both(user_namespace: UserNamespace) -> list[int]:
+    """Both answers are taken also when one is a failure: the next sandbox must not get the other."""
+    made: list[int] = []
+    failure: StartError | None = None
+    for _ in range(2):
+        try:
+            made += await user_namespace.take_made()
+        except StartError as error:
+            failure = failure or error
+    if failure is not None:
+        for fd in made:
+            os.close(fd)
+        raise failure
+    return made
+
+
 async def prepare(
     sandbox_id: SandboxId,
     *,
@@ -252,8 +276,7 @@ async def prepare(
         cgroup.allow_entry(user_namespace.first_uid)
         user_namespace.request_network()
         user_namespace.request_mounts([*tree, *own])
-        made += await user_namespace.take_made()
-        made += await user_namespace.take_made()
+        made += await _take_both(user_namespace)
     except BaseException:
         for fd in made:
             os.close(fd)

@@ -91,6 +91,7 @@ class UserNamespace:
                     _write(f"/proc/{setup_pid}/{name}", f"0 {self.first_uid} {identity.RANGE}")
                 channel.send(b"go")
                 self.init_pid, _ = await _both_answers(channel, "init")
+                self._reaper.expect(self.init_pid)  # so that the zygote cannot pass it off as a helper
                 self.init_pidfd = os.pidfd_open(self.init_pid)
                 self._undo.callback(os.close, self.init_pidfd)
             finally:
@@ -148,6 +149,7 @@ class UserNamespace:
         self._undo.callback(channel.close)
         with theirs:
             self.builder_pid = children.fork_child(body, theirs)
+            self._reaper.expect(self.builder_pid)
         os.close(user_namespace)
         await children.answer(channel, "namespace builder")
         self._builder = channel
