@@ -33,7 +33,7 @@ class _WorkerError(msgspec.Struct):
     kind: str
     type: str = ""
     message: str = ""
-    traceback: str = ""
+    traceback: list[str] | str = ""
 
 
 _worker_error = msgspec.json.Decoder(_WorkerError)
@@ -120,7 +120,8 @@ def failure_of_answer(payload: bytes) -> tuple[str, Failure]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "", Failure(word="function-crashed", detail="the worker's error cannot be decoded")
     word, detail = _WORDS.get(error.kind, ("function-crashed", "the worker failed"))
-    user = UserError(type=error.type, message=error.message, traceback=error.traceback)
+    lines = [error.traceback] if isinstance(error.traceback, str) else error.traceback
+    user = UserError(type=error.type, message=error.message, traceback="\n".join(lines))
     return error.kind, Failure(word=word, detail=detail.format(type=error.type or "an exception"), error=user)
 
 

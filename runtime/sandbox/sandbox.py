@@ -207,7 +207,7 @@ def _phases_ms(report: bytes) -> dict[str, float]:
         if message["kind"] == "failed":
             raise StartError(str(message["step"]), os.strerror(int(message["errno"])))
         return {str(name): int(ns) / 1e6 for name, ns in message["ns"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StartError("fork", "the helper sent a malformed report") from error
 
 

@@ -9,7 +9,6 @@ import pytest
 from runtime import protocol
 from runtime.frames import FrameKind
 from runtime.model import ZygoteId
-from tests.leaks import UID_BASE
 from tests.node_bed import Bed, in_node
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -27,8 +26,8 @@ async def test_a_zygote_is_nobody_on_the_host_and_has_five_capabilities_inside(b
     await bed.zygote()
     host = bed.node._zygotes[ZygoteId("base")]
     found = status(host.pid)
-    assert found["Uid"].split() == [str(UID_BASE)] * 4
-    assert found["Gid"].split() == [str(UID_BASE)] * 4
+    assert found["Uid"].split() == [str(bed.parts.settings.uid_base)] * 4
+    assert found["Gid"].split() == [str(bed.parts.settings.uid_base)] * 4
     assert found["Groups"] == ""
     assert {int(found[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")} == {FIVE}
     assert (found["NoNewPrivs"], found["Seccomp"], found["Threads"]) == ("1", "2", "1")
@@ -37,9 +36,9 @@ async def test_a_zygote_is_nobody_on_the_host_and_has_five_capabilities_inside(b
         own = os.readlink(f"/proc/self/ns/{name}")
         assert os.readlink(f"/proc/{host.pid}/ns/{name}") != own, name
     init = status(host._namespace.init_pid)
-    assert init["Uid"].split() == [str(UID_BASE)] * 4 and init["NSpid"].split()[1:] == ["1"]
+    assert init["Uid"].split() == [str(bed.parts.settings.uid_base)] * 4 and init["NSpid"].split()[1:] == ["1"]
     builder = status(host._namespace.builder_pid)
-    assert builder["Uid"].split() == [str(UID_BASE)] * 4 and len(builder["NSpid"].split()) == 1
+    assert builder["Uid"].split() == [str(bed.parts.settings.uid_base)] * 4 and len(builder["NSpid"].split()) == 1
 
 
 LOOK = """
