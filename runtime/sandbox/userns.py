@@ -77,9 +77,10 @@ class UserNamespace:
 
     async def _start_init(self, tree: Sequence[Attachment]) -> None:
         ours, theirs = packets.packet_pair()
+        parent = os.getpid()
 
         def body(end: socket.socket, steps: Steps) -> None:
-            self._set_up(end, steps, tree)
+            self._set_up(end, steps, tree, parent)
 
         with PacketSocket(ours) as channel, theirs:
             setup_pid = children.fork_child(body, theirs)
@@ -97,12 +98,13 @@ class UserNamespace:
             finally:
                 await ended
 
-    def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment]) -> None:
+    def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment], parent: int) -> None:
         """Body of C: become the first process of the new namespaces, clone I beside it, end."""
         steps("cgroup")
         self._cgroup.join_self()
         steps("unshare user")
         syscalls.unshare(CloneFlag.NEWUSER)
+        children.die_with(parent)
         end.send(b"{}")
         end.recv(16)
         steps("namespace root")
