@@ -238,15 +238,18 @@ async def _take_both(user_namespace: UserNamespace) -> list[int]:
     """Both answers are taken also when one is a failure: the next sandbox must not get the other."""
     made: list[int] = []
     failure: StartError | None = None
-    for _ in range(2):
-        try:
-            made += await user_namespace.take_made()
-        except StartError as error:
-            failure = failure or error
-    if failure is not None:
+    try:
+        for _ in range(2):
+            try:
+                made += await user_namespace.take_made()
+            except StartError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+    except BaseException:
         for fd in made:
             os.close(fd)
-        raise failure
+        raise
     return made
 
 

@@ -205,3 +205,20 @@ def test_a_failed_preparation_takes_both_answers_and_gives_all_back(first_fails:
     assert namespace.answers == [], "the next sandbox must not get what was meant for this one"
     assert not any(is_open(fd) for fd in fds)
     assert cgroup.log[-2:] == ["close", "remove"]
+
+
+def test_a_cancelled_preparation_gives_back_what_it_has(monkeypatch: pytest.MonkeyPatch):
+    fds, cgroup = files(1), FakeCgroup()
+    monkeypatch.setattr(FakeNamespace, "take_made", _first_then_cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        prepared(FakeNamespace(fds), cgroup, monkeypatch)
+    assert not any(is_open(fd) for fd in fds)
+    assert cgroup.log[-2:] == ["close", "remove"]
+
+
+async def _first_then_cancelled(self: FakeNamespace) -> list[int]:
+    if not self.answers:
+        raise asyncio.CancelledError
+    answer = self.answers.pop(0)
+    assert isinstance(answer, list)
+    return answer
