@@ -90,7 +90,8 @@ def test_a_killed_pagurusd_leaves_nothing_that_the_next_does_not_clear(fresh: Da
         fresh.until(lambda: any("zygote" in str(path) for path in fresh.scope.cgroups()), "a zygote that boots")
     fresh.kill()
     if call is not None:
-        assert call.wait() is None
+        answer = call.wait()  # the gateway may see pagurusd's end before its own comes
+        assert answer is None or answer.word == "draining"
     fresh.start()
     fresh.wait_ready()
     assert list(fresh.scope.rubbish()) == [] or fresh.until(lambda: not list(fresh.scope.rubbish()), "the deletion")

@@ -1,6 +1,7 @@
 """Functions from deploy to delete, over HTTP and by the command line."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,18 @@ def test_a_zygote_for_the_packages_comes_up_and_helps(examples: Daemon):
     answer = examples.invoke("pandas-too")
     assert answer.status == 200, answer.body
     assert answer.headers["X-Pagurus-Start-Kind"] == "helped"
+
+
+def test_helpers_of_one_zygote_do_not_share_chance(examples: Daemon):
+    source = "import numpy, random, time\n\ndef main(param):\n    time.sleep(0.3)\n"
+    source += "    return [numpy.random.random(), float(numpy.random.default_rng().random()), random.random()]\n"
+    requirements = (EXAMPLES / "sales-report" / "requirements.txt").read_text()
+    examples.deploy("dice", {"main.py": source, "requirements.txt": requirements})
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(examples.invoke, ["dice"] * 3))
+    assert {answer.headers["X-Pagurus-Start-Kind"] for answer in answers} == {"helped"}, "three sandboxes"
+    for numbers in zip(*(answer.json for answer in answers), strict=True):
+        assert len(set(numbers)) == 3
 
 
 def test_lists_and_descriptions(examples: Daemon):

@@ -23,7 +23,7 @@ def test_requests_are_below_sixteen_and_answers_above():
 
 def test_the_longest_id_fits_into_its_field():
     assert pack(FrameKind.PING, b"x" * ID_BYTES_MAX, b"")
-    with pytest.raises(Exception, match="ubyte|format requires"):
+    with pytest.raises(Exception, match=r"ubyte|format requires"):
         pack(FrameKind.PING, b"x" * 256, b"")
 
 

@@ -136,5 +136,5 @@ def test_runtimes_are_links_to_finished_file_systems(layers: Layers, tmp_path: P
     (rootfs / "python3.12").symlink_to("python3.12-gone")
     assert layers.runtimes() == ("python3.11",)
     assert layers.root_lowers("python3.11") == [layers.skeleton, rootfs / "python3.11-abc" / "fs"]
-    with pytest.raises(StartError, match="no base root file system for python3.12"):
+    with pytest.raises(StartError, match=r"no base root file system for python3\.12"):
         layers.root_lowers("python3.12")

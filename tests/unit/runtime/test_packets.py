@@ -182,10 +182,12 @@ def test_closing_wakes_the_reader_and_closes_what_was_not_taken(null):
             end = PacketSocket(ours)
             socket.send_fds(theirs, [b"x"], [null])
             end.peek()
-            waiting = PacketSocket(packets.packet_pair()[0])
-            task = asyncio.get_running_loop().create_task(waiting.receive())
+            for fd in (await end.receive()).descriptors:
+                os.close(fd)
+            task = asyncio.get_running_loop().create_task(end.receive())
             await asyncio.sleep(0)
-            waiting.close()
+            socket.send_fds(theirs, [b"y"], [null])
+            end.close()
             assert (await task).data == b""
             end.close()
             end.close()

@@ -16,9 +16,11 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Write a module of the user's and load a handler from it."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(worker, "CODE", str(tmp_path))
 
     def load(source: str, handler: str = "user_main.main"):
+        sys.modules.pop("user_main", None)
         (tmp_path / "user_main.py").write_text(source)
         return worker._load(handler)
 
@@ -135,8 +137,8 @@ def test_long_messages_and_tracebacks_are_cut(code):
     assert len(payload["message"]) == worker._MESSAGE_CHARACTERS_MAX
     assert all(len(line) <= 2000 for line in payload["traceback"])
     source = (
-        "def main(param, n=0):\n"
-        + "    try:\n        1/0\n    except Exception:\n        if n < 90:\n            main(0, n + 1)\n        raise ValueError(n)\n"
+        "def main(param, n=0):\n    try:\n        if n == 90:\n            raise KeyError\n        main(0, n + 1)\n"
+        "    except Exception:\n        raise ValueError(n)\n"
     )
     payload = describe(code, source)
     assert len(payload["traceback"]) <= worker._TRACEBACK_LINES_MAX + 1
