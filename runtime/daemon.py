@@ -142,14 +142,13 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
         identity.set_resource_limits(open_files=_open_files_max())
-        parts = open_parts(settings)
-        await _clear_leftovers(parts.cgroups, parts.layers)
         with _listener(settings) as listener:
-            welcome = self._welcome(parts)
-            gateway = GatewayProcess(settings, listener, welcome, parts.reaper)
-            node = Node(parts, gateway.send)
-            gateway.attach(node)
+            parts = open_parts(settings)
             try:
+                await _clear_leftovers(parts.cgroups, parts.layers)
+                gateway = GatewayProcess(settings, listener, self._welcome(parts), parts.reaper)
+                node = Node(parts, gateway.send)
+                gateway.attach(node)
                 await self._serve(node, gateway)
             finally:
                 parts.close()

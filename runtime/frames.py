@@ -22,7 +22,7 @@ class FrameKind(IntEnum):
     CHECK = 2  # payload: JSON list of module names to import; answers RESULT or ERROR
     PING = 3  # answers PONG with the same id: proves the stream is in step
     RESULT = 17  # payload: the JSON result
-    ERROR = 18  # payload: JSON {"kind", "type", "message", "traceback"}
+    ERROR = 18  # payload: JSON {"kind", "type", "message", "traceback": list of lines}
     PONG = 19
 
 

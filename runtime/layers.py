@@ -127,7 +127,7 @@ class Layers:
 
         ours, theirs = packets.packet_pair()
         with ours, theirs:
-            children.fork_child(body, theirs)
+            children.fork_child(body, theirs, outlives_parent=True)
 
     def clear_leftovers(self) -> int:
         """At start: builds of an earlier run are rubbish. Returns how many folders that were."""

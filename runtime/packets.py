@@ -117,6 +117,8 @@ class PacketSocket:
                 self._waiter = None
         if len(self._incoming) == UNREAD_MAX:
             self.resume()
+        if not self._incoming[0].data:
+            return self._incoming[0]  # the end stays the end, however often it is asked for
         return self._incoming.popleft()
 
     def pause(self) -> None:

@@ -224,7 +224,7 @@ class ZygoteHost:
         chosen.is_watched = True
         self._watch(self, chosen, chosen.pid)
         if not chosen.is_live:
-            chosen.cgroup.kill()  # it was killed before it had a process
+            chosen.kill_processes()  # it was killed before it had one
         if failure is not None:
             raise failure
 
@@ -275,7 +275,9 @@ class ZygoteHost:
         except BaseException as error:
             self.fail(chosen, str(error))
             raise
-        if chosen.state is State.SPAWNING:
+        if self.is_ended:
+            chosen.kill("its zygote ended")  # it was on its way when the others were killed
+        elif chosen.state is State.SPAWNING:
             chosen.become(State.PARKED)
             self._on_parked(chosen)
 
@@ -288,14 +290,14 @@ class ZygoteHost:
             self._scrap(chosen)
 
     async def _make_empty(self, environment: EnvironmentId | None) -> Sandbox:
-        if self.is_ended or self._namespace is None:
-            raise StartError("netns", f"zygote {self.id} has ended")
         number = next(self._parts.numbers)
         name = SandboxId(f"{self.id}.{number}")
         uid = self._uids.acquire()
         tree = self._tree(environment)
         try:
             async with self._making:  # the builder answers in order
+                if self.is_ended or self._namespace is None:
+                    raise StartError("netns", f"zygote {self.id} has ended")
                 cgroup = self._parts.cgroups.create(f"{self._path}/{number}")
                 made = await sandbox.prepare(
                     name,

@@ -5,29 +5,87 @@ namespaces, cgroups of every hierarchy, descriptors of the calling process, and 
 """
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-CGROUP_PARENT = "pagurus-tests"  # of every node that a test starts
-UID_BASE = 0x50000000  # no other node of this machine uses these uids
-UIDS = 64 * 65536
-RETRY_FOR_S = 3.0  # the kernel ends namespaces and cgroups after their last process
+FIRST_UID = 0x50000000  # no other node of this machine uses the uids from here on
+UIDS = 64 * 65536  # of one node: zygotes_max ranges
+RETRY_FOR_S = 5.0  # the kernel ends namespaces and cgroups after their last process
 RETRY_EVERY_S = 0.02
+others: set[int] = set()  # pids of daemons that live on beside a test: they and their children are not its leaks
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is one node's: a parent of cgroups, uids, a state directory."""
+
+    cgroup_parent: str
+    uid_base: int
+    state_dir: Path
+
+    @classmethod
+    def new(cls, state_dir: Path) -> "Scope":
+        """One that no other node has."""
+        number = next(_numbers) % 96
+        return cls(f"pagurus-test-{os.getpid()}-{number}", FIRST_UID + number * UIDS, state_dir)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Settings of a node of this scope."""
+        return {"cgroup_parent": self.cgroup_parent, "uid_base": self.uid_base, "state_dir": str(self.state_dir)}
+
+    def cgroups(self) -> Iterator[Path]:
+        """Directories below the parent in every hierarchy that is mounted, with the parent."""
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            left, _, right = line.partition(" - ")
+            if right.split()[0] in ("cgroup", "cgroup2"):
+                for directory, _, _ in os.walk(Path(left.split()[4]) / self.cgroup_parent):
+                    yield Path(directory)
+
+    def processes(self) -> Iterator[str]:
+        """Those in our cgroups, and those with a uid of ours."""
+        in_cgroups = {int(pid) for path in self.cgroups() for pid in _words(path / "cgroup.procs")}
+        for pid, status in _statuses():
+            if pid in in_cgroups or self.uid_base <= status["Uid"] < self.uid_base + UIDS:
+                yield f"{pid} {_command(pid)}"
+
+    def rubbish(self) -> Iterator[str]:
+        """What builds and deletions leave only while they run."""
+        for folder in ("staging", "trash"):
+            with contextlib.suppress(FileNotFoundError):
+                yield from (str(path) for path in (self.state_dir / folder).iterdir())
+        for folder in ("code", "environments", "skeleton"):
+            with contextlib.suppress(FileNotFoundError):
+                yield from (str(path) for path in (self.state_dir / folder).iterdir() if path.name.startswith("."))
+
+    def remains(self) -> list[str]:
+        """All that must not be there once the node has ended; empty when it has left nothing."""
+        return [*self.processes(), *map(str, self.cgroups()), *self.rubbish()]
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What there is. Each entry is a line that a person can read."""
+    """What the test itself holds. Each entry is a line that a person can read."""
 
-    processes: frozenset[str]
+    descendants: frozenset[str]
     mounts: frozenset[str]
     network_names: frozenset[str]
-    cgroups: frozenset[str]
     descriptors: frozenset[str]
-    rubbish: frozenset[str]
+
+    @classmethod
+    def now(cls) -> "Holdings":
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        return cls(
+            descendants=frozenset(f"{pid} {_command(pid)}" for pid in descendants(os.getpid())),
+            mounts=frozenset(line.split(" ", 1)[1] for line in mounts),
+            network_names=frozenset(os.listdir("/run/netns") if os.path.isdir("/run/netns") else ()),
+            descriptors=frozenset(descriptors()),
+        )
 
     def more_than(self, before: "Holdings") -> list[str]:
         """What is here and was not there."""
@@ -38,52 +96,31 @@ class Holdings:
         ]
 
 
-def holdings(state_dir: Path | None = None) -> Holdings:
-    """All that the calling process can see of ours."""
-    return Holdings(
-        processes=frozenset(processes()),
-        mounts=frozenset(line.split(" ", 1)[1] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
-        network_names=frozenset(os.listdir("/run/netns") if os.path.isdir("/run/netns") else ()),
-        cgroups=frozenset(str(path) for path in cgroups()),
-        descriptors=frozenset(descriptors()),
-        rubbish=frozenset(rubbish(state_dir)) if state_dir else frozenset(),
-    )
-
-
 @contextlib.contextmanager
-def no_leaks(state_dir: Path | None = None) -> Iterator[None]:
-    """Fails, with what stayed, when the block leaves something behind."""
-    before = holdings(state_dir)
+def no_leaks(scope: Scope) -> Iterator[None]:
+    """Fails, with what stayed, when the block leaves something behind. Daemons in `others` are left out."""
+    before = Holdings.now()
     yield
     end_s = time.monotonic() + RETRY_FOR_S
-    while stayed := holdings(state_dir).more_than(before):
+    while stayed := [*Holdings.now().more_than(before), *scope.remains()]:
         if time.monotonic() > end_s:
             raise AssertionError("the test left behind:\n  " + "\n  ".join(stayed))
         time.sleep(RETRY_EVERY_S)
 
 
-def processes() -> Iterator[str]:
-    """Descendants of the caller, processes in our cgroups, processes with a uid of ours."""
-    in_cgroups = {pid for path in cgroups() for pid in _words(path / "cgroup.procs")}
-    parents: dict[int, int] = {}
-    uids: dict[int, int] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError, StopIteration):
-                lines = Path(f"/proc/{name}/status").read_text().splitlines()
-                parents[int(name)] = int(next(line for line in lines if line.startswith("PPid:")).split()[1])
-                uids[int(name)] = int(next(line for line in lines if line.startswith("Uid:")).split()[1])
-    for pid, uid in uids.items():
-        if UID_BASE <= uid < UID_BASE + UIDS or str(pid) in in_cgroups or _descends(pid, os.getpid(), parents):
-            yield f"{pid} {_command(pid)}"
-
-
-def cgroups() -> Iterator[Path]:
-    """Directories below our parent in every hierarchy that is mounted."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        if right.split()[0] in ("cgroup", "cgroup2"):
-            yield from (Path(left.split()[4]) / CGROUP_PARENT).glob("**/")
+def descendants(ancestor: int) -> list[int]:
+    """Children of a process, theirs, and so on, without those of `others`."""
+    children: dict[int, list[int]] = {}
+    for pid, status in _statuses():
+        children.setdefault(status["PPid"], []).append(pid)
+    found: list[int] = []
+    waiting = [ancestor]
+    while waiting:
+        for pid in children.get(waiting.pop(), ()):
+            if pid not in others:
+                found.append(pid)
+                waiting.append(pid)
+    return found
 
 
 def descriptors() -> Iterator[str]:
@@ -95,22 +132,13 @@ def descriptors() -> Iterator[str]:
                 yield f"{name} {target}"
 
 
-def rubbish(state_dir: Path) -> Iterator[str]:
-    """What builds and deletions leave only while they run."""
-    for folder in ("staging", "trash"):
-        with contextlib.suppress(FileNotFoundError):
-            yield from (str(path) for path in (state_dir / folder).iterdir())
-    for folder in ("code", "environments", "skeleton"):
-        with contextlib.suppress(FileNotFoundError):
-            yield from (str(path) for path in (state_dir / folder).iterdir() if path.name.startswith("."))
-
-
-def _descends(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
-    while pid > 1:
-        pid = parents.get(pid, 0)
-        if pid == ancestor:
-            return True
-    return False
+def _statuses() -> Iterator[tuple[int, dict[str, int]]]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{name}/status").read_text().splitlines()
+                fields = (line.split()[:2] for line in lines if line.startswith(("PPid:", "Uid:")))
+                yield int(name), {key[:-1]: int(value) for key, value in fields}
 
 
 def _words(path: Path) -> list[str]:

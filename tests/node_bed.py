@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import tempfile
 import traceback
 from collections import deque
@@ -44,9 +43,10 @@ from runtime.node import Node
 from runtime.parts import Parts, open_parts
 from runtime.sandbox.sandbox import State
 from tests import leaks
+from tests.leaks import Scope
 
 WAIT_S = 20.0  # nothing takes so long: only a failing test waits for it
-CHILD_S = 300
+CHILD_S = 90
 INSTALLED = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
 
 
@@ -302,15 +302,15 @@ Scenario = Callable[[Bed], Awaitable[None]]
 
 
 @contextmanager
-def state_directory() -> Iterator[Path]:
-    """A folder that all users can pass through, unlike pytest's own; the installed base root file system is in it."""
+def state_directory() -> Iterator[Scope]:
+    """Scope of a node: a folder that all users can pass through, unlike pytest's own, with the installed rootfs."""
     if not (INSTALLED / "rootfs").is_dir():
         pytest.skip(f"no base root file system in {INSTALLED}: run scripts/setup")
     with tempfile.TemporaryDirectory(prefix="pagurus-test-") as name:
         state = Path(name)
         state.chmod(0o711)
         (state / "rootfs").symlink_to(INSTALLED / "rootfs")
-        yield state
+        yield Scope.new(state)
 
 
 def in_node(**settings: Any) -> Callable[[Scenario], Callable[[], None]]:
@@ -318,8 +318,8 @@ def in_node(**settings: Any) -> Callable[[Scenario], Callable[[], None]]:
 
     def decorate(scenario: Scenario) -> Callable[[], None]:
         def test() -> None:
-            with state_directory() as state, leaks.no_leaks(state):
-                run_in_child(lambda: asyncio.run(_live(scenario, state, settings)))
+            with state_directory() as scope, leaks.no_leaks(scope):
+                run_in_child(lambda: asyncio.run(_live(scenario, scope, settings)))
 
         test.__name__, test.__qualname__, test.__doc__ = scenario.__name__, scenario.__qualname__, scenario.__doc__
         test.__module__ = scenario.__module__
@@ -330,10 +330,9 @@ def in_node(**settings: Any) -> Callable[[Scenario], Callable[[], None]]:
 
 def run_in_child(body: Callable[[], None]) -> None:
     """Run `body` in a forked child; its failure or skip is raised here as if it had happened here."""
-    reading, writing = os.pipe()
+    memory = os.memfd_create("report")  # not a pipe: whoever outlives the child would keep that open
     pid = os.fork()
     if pid == 0:
-        os.close(reading)
         report = {"outcome": "passed", "text": ""}
         signal.alarm(CHILD_S)
         log = io.StringIO()
@@ -346,17 +345,12 @@ def run_in_child(body: Callable[[], None]) -> None:
             while isinstance(error, BaseExceptionGroup):  # of the node's TaskGroup
                 error = error.exceptions[0]
             report = {"outcome": "failed", "text": "".join(traceback.format_exception(error)) + log.getvalue()}
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with os.fdopen(writing, "w") as pipe:
-            json.dump(report, pipe)
+        os.write(memory, json.dumps(report).encode())
         os._exit(0)
-    os.close(writing)
-    try:
-        with os.fdopen(reading) as pipe:
-            text = pipe.read()
-    finally:
-        _, status = os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)
+    with os.fdopen(memory, "rb") as file:
+        file.seek(0)
+        text = file.read()
     if not text:
         raise AssertionError(f"the node's process ended with wait status {status} and said nothing")
     report = json.loads(text)
@@ -367,11 +361,10 @@ def run_in_child(body: Callable[[], None]) -> None:
 
 
 @asynccontextmanager
-async def open_bed(state: Path, settings: dict[str, Any]) -> AsyncIterator[Bed]:
+async def open_bed(scope: Scope, settings: dict[str, Any]) -> AsyncIterator[Bed]:
     """A node that has ended and left nothing when the block is over."""
-    given = {"state_dir": str(state), "cgroup_parent": leaks.CGROUP_PARENT, "uid_base": leaks.UID_BASE, **settings}
     before = set(leaks.descriptors())
-    parts = open_parts(config.load(None, {}, given))
+    parts = open_parts(config.load(None, {}, {**scope.settings, **settings}))
     bed = Bed(parts)
     try:
         async with asyncio.TaskGroup() as group:
@@ -393,8 +386,8 @@ async def open_bed(state: Path, settings: dict[str, Any]) -> AsyncIterator[Bed]:
     assert not stayed, f"the node left descriptors open: {sorted(stayed)}"
 
 
-async def _live(scenario: Scenario, state: Path, settings: dict[str, Any]) -> None:
-    async with open_bed(state, settings) as bed:
+async def _live(scenario: Scenario, scope: Scope, settings: dict[str, Any]) -> None:
+    async with open_bed(scope, settings) as bed:
         await scenario(bed)
 
 

@@ -90,7 +90,7 @@ class ZygoteClient:
                 {name: float(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
                 {name: str(answer["failed"][name])[:500] for name in imports if name in answer["failed"]},
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StartError("imports", "the zygote sent a malformed report") from error
         if threads != 1:
             raise StartError("imports", f"the imports started {threads - 1} threads, so it cannot be forked safely")
@@ -173,7 +173,7 @@ class ZygoteClient:
                     future.set_exception(StartError("fork", str(message["message"])))
             else:
                 raise ValueError(kind)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             if future is not None and not future.done():
                 future.set_exception(StartError("fork", "the zygote broke its protocol"))
             return False

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from runtime.errors import StartError
 from runtime.packets import PacketSocket
+from runtime.sandbox import identity
 
 EXIT_FAILED = 70
 
@@ -27,17 +28,24 @@ class Steps:
         self.current = name
 
 
-def fork_child(body: Callable[[socket.socket, Steps], None], end: socket.socket) -> int:
+def fork_child(
+    body: Callable[[socket.socket, Steps], None], end: socket.socket, *, outlives_parent: bool = False
+) -> int:
     """Fork; the child runs body(end, steps) and exits. Returns the child's pid; `end` stays open here too.
 
-    The caller reaps the child. A failing body sends {"failed": step, "errno", "message"} on `end`.
+    The caller reaps the child, which dies with it unless it may outlive it: the parent's end of `end` is open in
+    the child too, so that waiting for an answer would not end by itself. A failing body sends
+    {"failed": step, "errno", "message"} on `end`.
     """
     assert len(os.listdir("/proc/self/task")) == 1, "pagurusd must have one thread"
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     steps = Steps()
     try:
+        if not outlives_parent:
+            die_with(parent)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
@@ -48,6 +56,13 @@ def fork_child(body: Callable[[socket.socket, Steps], None], end: socket.socket)
         os._exit(0)
     except BaseException as error:
         report(end, steps.current, error)
+        os._exit(EXIT_FAILED)
+
+
+def die_with(parent: int) -> None:
+    """From now on die with the parent, also if it has died already. A change of credentials may undo this."""
+    identity.die_with_parent()
+    if os.getppid() != parent:
         os._exit(EXIT_FAILED)
 
 

@@ -6,9 +6,10 @@ transitions of one table. What happens inside it is its own affair: it is only e
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import Enum, auto
 
 from runtime import packets, syscalls
@@ -193,7 +194,14 @@ class Sandbox:
             return
         self.reason = self.reason or reason
         self.become(State.DYING)
+        self.kill_processes()
+
+    def kill_processes(self) -> None:
+        """SIGKILL for all in the cgroup, and for the process that the zygote named: a hostile one may be outside."""
         self.cgroup.kill()
+        if self.pid > 0:  # our child, and not reaped: the pid is still its own
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def release(self) -> None:
         """Close every descriptor. The cgroup's directories are the caller's to remove. Idempotent."""
@@ -211,7 +219,7 @@ def _phases_ms(report: bytes) -> dict[str, float]:
         if message["kind"] == "failed":
             raise StartError(str(message["step"])[:40], os.strerror(int(message["errno"])))
         return {name: int(message["ns"][name]) / 1e6 for name in _PHASES if name in message["ns"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StartError("fork", "the helper sent a malformed report") from error
 
 
@@ -234,6 +242,25 @@ def _message(assignment: Assignment, *, environment_is_new: bool) -> bytes:
             "environment_is_new": environment_is_new,
         }
     ).encode()
+
+
+async def _take_both(user_namespace: UserNamespace) -> list[int]:
+    """Both answers are taken also when one is a failure: the next sandbox must not get the other."""
+    made: list[int] = []
+    failure: StartError | None = None
+    try:
+        for _ in range(2):
+            try:
+                made += await user_namespace.take_made()
+            except StartError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+    except BaseException:
+        for fd in made:
+            os.close(fd)
+        raise
+    return made
 
 
 async def prepare(
@@ -261,7 +288,7 @@ async def prepare(
         cgroup.allow_entry(user_namespace.first_uid)
         user_namespace.request_network()
         user_namespace.request_mounts([*tree, *own])
-        made += await _both(user_namespace)
+        made += await _take_both(user_namespace)
     except BaseException:
         for fd in made:
             os.close(fd)
@@ -274,22 +301,3 @@ async def prepare(
     made_sandbox = Sandbox(sandbox_id, zygote=zygote, uid=uid, environment=environment, cgroup=cgroup, namespaces=made)
     made_sandbox.open_channels()
     return made_sandbox
-
-
-async def _both(user_namespace: UserNamespace) -> list[int]:
-    """Descriptors of the two requests under way: both answers are taken, also when the first is a failure."""
-    made: list[int] = []
-    failures: list[StartError] = []
-    try:
-        for _ in range(2):
-            try:
-                made += await user_namespace.take_made()
-            except StartError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
-    except BaseException:
-        for fd in made:
-            os.close(fd)
-        raise
-    return made

@@ -87,9 +87,10 @@ class UserNamespace:
 
     async def _start_init(self, tree: Sequence[Attachment]) -> None:
         ours, theirs = packets.packet_pair()
+        parent = os.getpid()
 
         def body(end: socket.socket, steps: Steps) -> None:
-            self._set_up(end, steps, tree)
+            self._set_up(end, steps, tree, parent)
 
         with PacketSocket(ours) as channel, theirs:
             setup_pid = children.fork_child(body, theirs)
@@ -101,18 +102,20 @@ class UserNamespace:
                     _write(f"/proc/{setup_pid}/{name}", f"0 {self.first_uid} {identity.RANGE}")
                 channel.send(b"go")
                 self.init_pid, _ = await _born(channel, "init")
+                self._reaper.expect(self.init_pid)  # so that the zygote cannot pass it off as a helper
                 self.init_pidfd = os.pidfd_open(self.init_pid)
                 self._undo.callback(os.close, self.init_pidfd)
             finally:
                 await ended
 
-    def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment]) -> None:
+    def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment], parent: int) -> None:
         """Body of C: become the first process of the new namespaces, clone I beside it, end."""
         steps("cgroup")
         self._outer.join_self()
         entries = self._cgroup.open_entries()
         steps("unshare user")
         syscalls.unshare(CloneFlag.NEWUSER)
+        children.die_with(parent)
         end.send(b"{}")
         end.recv(16)
         steps("namespace root")
@@ -161,6 +164,7 @@ class UserNamespace:
         self._undo.callback(channel.close)
         with theirs:
             self.builder_pid = children.fork_child(body, theirs)
+            self._reaper.expect(self.builder_pid)
         os.close(user_namespace)
         await children.answer(channel, "namespace builder")
         self._builder = channel

@@ -11,7 +11,6 @@ from runtime import protocol
 from runtime.frames import FrameKind
 from runtime.model import MIB, Limits
 from runtime.sandbox.cgroup import CgroupTree
-from tests import leaks
 from tests.node_bed import Bed, in_node
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -45,7 +44,7 @@ async def test_every_process_of_a_sandbox_is_in_its_cgroup_of_every_hierarchy(be
         pids = (path / "cgroup.procs").read_text().split()
         assert len(pids) == 2 and str(bed.pid(bed.last)) in pids, name
         assert str(path).endswith(
-            f"{leaks.CGROUP_PARENT}/{bed.parts.node}/{bed.parts.run}/base/{bed.last.split('.')[1]}"
+            f"{bed.parts.settings.cgroup_parent}/{bed.parts.node}/{bed.parts.run}/base/{bed.last.split('.')[1]}"
         )
 
 
@@ -137,7 +136,7 @@ async def test_memory_and_its_kills_are_counted(bed: Bed):
 @in_node()
 async def test_what_an_earlier_run_left_is_found_deepest_first_and_can_be_removed(bed: Bed):
     node = bed.parts.node
-    former = CgroupTree.detect(leaks.CGROUP_PARENT, node=node, run="former")
+    former = CgroupTree.detect(bed.parts.settings.cgroup_parent, node=node, run="former")
     former.create("z").enable_children()
     leaf = former.create("z/1")
     pid = os.fork()
@@ -161,7 +160,7 @@ async def test_what_an_earlier_run_left_is_found_deepest_first_and_can_be_remove
 
 
 def test_our_own_controllers_are_where_mountinfo_says():
-    tree = CgroupTree.detect(leaks.CGROUP_PARENT, node="look", run="now")
+    tree = CgroupTree.detect("pagurus-test-look", node="look", run="now")
     try:
         cgroup = tree.create("x")
         assert all(Path(path).is_dir() for path in cgroup.paths)

@@ -8,7 +8,6 @@ import pytest
 
 from runtime.frames import FrameKind
 from runtime.model import MIB, Limits
-from tests.leaks import UID_BASE
 from tests.node_bed import Bed, in_node
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -55,7 +54,7 @@ async def test_a_helper_is_alone_and_has_no_power(bed: Bed):
         ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), "0" * 16
     )
     assert (status["NoNewPrivs"], status["Seccomp"], status["Threads"]) == ("1", "2", "1")
-    assert seen["uid_map"] == ["0", str(UID_BASE), "65536"], "0 inside is nobody's root outside"
+    assert seen["uid_map"] == ["0", str(bed.parts.settings.uid_base), "65536"], "0 inside is nobody's root outside"
     assert seen["interfaces"] == ["lo"]
     assert seen["hostname"] == bed.last
     assert set(seen["cgroups"]) == {"/"} or _hides_ours(seen["cgroups"])
@@ -231,7 +230,7 @@ async def test_helpers_have_uids_of_their_own_and_cannot_read_each_other_files(b
     assert len(uids) == 2
     host_uids = {os.stat(f"/proc/{bed.pid(one)}").st_uid for one in (first, second)}
     status = {line for one in (first, second) for line in _uids(bed.pid(one))}
-    assert status == {UID_BASE + uid for uid in uids}
+    assert status == {bed.parts.settings.uid_base + uid for uid in uids}
     assert 0 in host_uids or host_uids == status, "not dumpable processes belong to root in /proc"
 
 

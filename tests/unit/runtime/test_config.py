@@ -1,0 +1,94 @@
+"""Settings: where they come from, which wins, and what is said when one is wrong."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from runtime import config
+from runtime.config import Settings
+from runtime.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def no_file_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "DEFAULT_CONFIG_PATH", tmp_path / "none.toml")
+
+
+def test_the_defaults_are_accepted():
+    assert config.load(None, {}) == Settings()
+
+
+def test_file_variables_and_overrides_in_rising_order(tmp_path: Path):
+    file = tmp_path / "pagurus.toml"
+    file.write_text('sandboxes_max = 1\nzygotes_max = 1\nbuilds_at_once = 1\nlisten = "127.0.0.1:1"\n')
+    environ = {"PAGURUS_ZYGOTES_MAX": "2", "PAGURUS_BUILDS_AT_ONCE": "2", "PAGURUS_UNRELATED": "x", "OTHER": "y"}
+    found = config.load(file, environ, {"builds_at_once": 3, "drain_s": None})
+    assert (found.sandboxes_max, found.zygotes_max, found.builds_at_once) == (1, 2, 3)
+    assert found.listen == "127.0.0.1:1" and found.drain_s == Settings().drain_s
+
+
+def test_the_default_file_may_be_missing_and_a_named_one_may_not(tmp_path: Path):
+    config.load(None, {})
+    with pytest.raises(ConfigError, match="no settings file"):
+        config.load(tmp_path / "named.toml", {})
+    (tmp_path / "none.toml").write_text("drain_s = 1.5\n")
+    assert config.load(None, {}).drain_s == 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("unknown = 1\n", "unknown"),
+        ("sandboxes_max = 'many'\n", "sandboxes_max"),
+        ("sandboxes_max = 0\n", "at least 1"),
+        ("zygotes_max = -1\n", "at least 1"),
+        ("listen = '127.0.0.1'\n", "HOST:PORT"),
+        ("listen = '127.0.0.1:99999'\n", "HOST:PORT"),
+        ("listen = ':80'\n", "HOST:PORT"),
+        ("listen = 'example.com:80'\n", "not an IP address"),
+        ("listen = '0.0.0.0:80'\n", "without credentials"),
+        ("listen = '[::]:80'\n", "without credentials"),
+        ("state_dir = 'relative'\n", "absolute"),
+        ("state_dir = '/a:b'\n", "without ':'"),
+        ("run_dir = '/a,b'\n", "without ':'"),
+        ("uid_base = 1000\n", "uid_base"),
+        ("uid_base = 2147483000\n", "uid_base"),
+        ("log_level = 'loud'\n", "log_level"),
+        ("[section]\nx = 1\n", "section"),
+        ("not toml", "cannot read"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, words: str):
+    file = tmp_path / "pagurus.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(file, {})
+    assert words in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
+    file = tmp_path / "pagurus.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot read"):
+        config.load(file, {})
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.9.1:80", "[::1]:8080", "localhost:1"])
+def test_loopback_addresses_are_accepted(listen: str):
+    host, port = config.listen_address(config.load(None, {}, {"listen": listen}))
+    assert "[" not in host and port == int(listen.rpartition(":")[2])
+
+
+def test_every_setting_can_be_given_as_a_variable():
+    environ = {f"PAGURUS_{name.upper()}": str(getattr(Settings(), name)) for name in Settings.__struct_fields__}
+    assert config.load(None, environ) == Settings()
+
+
+def test_names_of_settings_say_their_unit():
+    units = ("_s", "_bytes", "_max")
+    numbers = [name for name in Settings.__struct_fields__ if isinstance(getattr(Settings(), name), int | float)]
+    plain = [name for name in numbers if not name.endswith(units)]
+    counts = ("uid_base", "standbys_per_zygote", "shells_per_zygote", "function_concurrency", "queue_per_function")
+    assert set(plain) <= {*counts, "archive_entries", "builds_at_once", "records_kept"}
+    assert not list(itertools.filterfalse(str.islower, Settings.__struct_fields__))
