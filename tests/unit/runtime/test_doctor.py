@@ -1,3 +1,4 @@
+import glob
 import os
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def alive():
 
 
 def left_over():
-    cgroups = [str(path) for path in Path("/sys/fs/cgroup").glob("**/pagurus-doctor-*")]
+    # not Path.glob: other cgroups may come and go while it looks
+    cgroups = glob.glob("/sys/fs/cgroup/**/pagurus-doctor-*", recursive=True)
     mounts = Path("/proc/self/mountinfo").read_text()
     namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
     return len(os.listdir("/proc/self/fd")), alive(), mounts, namespaces, cgroups

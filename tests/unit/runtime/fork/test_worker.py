@@ -22,7 +22,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def load(source: str, handler: str = "user_main.main"):
         sys.modules.pop("user_main", None)
         (tmp_path / "user_main.py").write_text(source)
-        return worker._load(handler)
+        return worker._load(handler, str(tmp_path))
 
     return load
 
@@ -87,7 +87,7 @@ def test_a_handler_in_a_package(code, tmp_path: Path):
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "__init__.py").write_text("")
     (tmp_path / "pkg" / "web.py").write_text("def handle(event, context): pass\n")
-    handler, wants = worker._load("pkg.web.handle")
+    handler, wants = worker._load("pkg.web.handle", str(tmp_path))
     assert handler.__name__ == "handle" and wants
 
 

@@ -128,7 +128,7 @@ def test_v2_enables_controllers_on_the_way_and_writes_limits(files: Files):
         "unified/pagurus/n1/r1/cgroup.subtree_control",
     ]
     files.writes.clear()
-    tree.create("z", holds_children=True)
+    tree.create("z").enable_children()
     assert files.writes == [("unified/pagurus/n1/r1/z/cgroup.subtree_control", "+memory +pids +cpu")]
     files.writes.clear()
     tree.create("z/1").set_limits(LIMITS)
@@ -214,11 +214,16 @@ def test_entry_is_allowed_by_giving_the_list_of_processes_away(files: Files, mon
 
 
 def test_a_process_moves_itself(files: Files):
-    files.tree("unified", "memory", "pids", "cpu").create("z").join_self()
-    assert [(name.rpartition("/")[2], text) for name, text in files.writes] == [
-        ("cgroup.procs", "0"),
-        *[("tasks", "0")] * 3,
-    ]
+    cgroup = files.tree("unified", "memory", "pids", "cpu").create("z")
+    entries = cgroup.open_entries()
+    names = [os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) for fd in entries]
+    assert sorted(names) == ["cgroup.procs", "tasks", "tasks", "tasks"]
+    files.writes.clear()
+    module.enter(entries)
+    for path in cgroup.paths:
+        assert (path / ("cgroup.procs" if "unified" in path.parts else "tasks")).read_text() == "0"
+    with pytest.raises(OSError):
+        os.fstat(entries[0])
 
 
 def test_memory_and_kills_are_read_from_either(tmp_path: Path):
@@ -276,7 +281,10 @@ def test_what_is_missing_is_named(tmp_path: Path):
     assert "cgroup_enable=memory" in caught.value.hint
 
 
-def test_below_a_service_of_systemd_the_daemon_steps_aside(tmp_path: Path, files: Files):
+@pytest.mark.parametrize("attribute", ["trusted.delegate", "user.delegate"])
+def test_in_a_service_that_systemd_delegated_the_daemon_steps_aside(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch, attribute: str
+):
     root = files.root / "unified"
     service = root / "system.slice" / "pagurus.service"
     os.makedirs(service)
@@ -286,6 +294,7 @@ def test_below_a_service_of_systemd_the_daemon_steps_aside(tmp_path: Path, files
     (service / "cgroup.procs").write_text("41\n42\n")
     mountinfo = f"29 23 0:26 / {root} rw - cgroup2 cgroup2 rw\n"
     proc = fake_proc(tmp_path, mountinfo, "0::/system.slice/pagurus.service\n")
+    monkeypatch.setattr(module.os, "getxattr", delegating(service, attribute))
     tree = CgroupTree.detect("pagurus", node="n", run="r", proc=proc)
     where = "unified/system.slice/pagurus.service"
     assert files.writes[:3] == [
@@ -294,6 +303,34 @@ def test_below_a_service_of_systemd_the_daemon_steps_aside(tmp_path: Path, files
         (f"{where}/cgroup.subtree_control", "+memory +pids +cpu"),
     ]
     assert tree.create("z").paths == (service / "pagurus/n/r/z",)
+
+
+def test_in_a_service_that_is_not_delegated_nothing_of_it_is_touched(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+):
+    root = files.root / "unified"
+    service = root / "system.slice" / "ssh.service"
+    os.makedirs(service)
+    (root / "cgroup.controllers").write_text("cpu memory pids\n")
+    (root / "cgroup.subtree_control").write_text("")
+    (service / "cgroup.procs").write_text("41\n42\n")
+    mountinfo = f"29 23 0:26 / {root} rw - cgroup2 cgroup2 rw\n"
+    proc = fake_proc(tmp_path, mountinfo, "0::/system.slice/ssh.service\n")
+    monkeypatch.setattr(module.os, "getxattr", delegating(root / "elsewhere", "user.delegate"))
+    tree = CgroupTree.detect("pagurus", node="n", run="r", proc=proc)
+    assert not [name for name, _ in files.writes if "ssh.service" in name]
+    assert tree.create("z").paths == (root / "pagurus/n/r/z",)
+
+
+def delegating(directory: Path, attribute: str):
+    """getxattr(2) where systemd has delegated one cgroup."""
+
+    def getxattr(path: Path, name: str) -> bytes:
+        if (Path(path), name) == (directory, attribute):
+            return b"1"
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), str(path))
+
+    return getxattr
 
 
 def test_a_failed_write_names_file_and_text(tmp_path: Path):

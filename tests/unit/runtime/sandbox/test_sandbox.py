@@ -12,6 +12,7 @@ from runtime.errors import StartError
 from runtime.model import Limits
 from runtime.packets import PacketSocket
 from runtime.sandbox import sandbox as module
+from runtime.sandbox.cgroup import JoinDescriptors
 from runtime.sandbox.sandbox import _TRANSITIONS, Sandbox, State
 
 
@@ -24,6 +25,9 @@ class FakeCgroup:
 
     def allow_entry(self, uid: int) -> None:
         self.log.append(uid)
+
+    def join_descriptors(self) -> JoinDescriptors:
+        return JoinDescriptors(-1, ())
 
     def freeze(self, *, frozen: bool) -> None:
         self.log.append(("freeze", frozen))
@@ -118,7 +122,8 @@ REPORTS = [
     (b'{"kind":"failed"}', "fork", "malformed"),
     (b'{"kind":"failed","step":"x","errno":"y"}', "fork", "malformed"),
     (b'{"kind":"parked","ns":{"fork":"x"}}', "fork", "malformed"),
-    (b'{"kind":"parked","ns":[1]}', "fork", "malformed"),
+    (b'{"kind":"parked","ns":1}', "fork", "malformed"),
+    (b'{"kind":"parked"}', "fork", "malformed"),
 ]
 
 
