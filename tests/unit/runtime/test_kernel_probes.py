@@ -73,8 +73,9 @@ def test_an_unreadable_release_is_said():
 
 def test_a_child_answers_and_is_reaped():
     assert kernel.in_child(lambda: str(os.getppid())) == str(os.getpid())
+    pid = int(kernel.in_child(lambda: str(os.getpid())))
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(pid, os.WNOHANG)
 
 
 def test_a_childs_error_comes_back():
