@@ -125,9 +125,7 @@ def failure_of_answer(payload: bytes) -> tuple[str, Failure]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "", Failure(word="function-crashed", detail="the worker's error cannot be decoded")
     word, detail = _WORDS.get(error.kind, ("function-crashed", "the worker failed"))
-    traceback = (
-        error.traceback if isinstance(error.traceback, str) else "".join(f"{line}\n" for line in error.traceback)
-    )
+    traceback = error.traceback if isinstance(error.traceback, str) else "\n".join(error.traceback)
     user = UserError(type=error.type, message=error.message, traceback=traceback)
     return error.kind, Failure(word=word, detail=detail.format(type=error.type or "an exception"), error=user)
 

@@ -8,7 +8,8 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from runtime import graves, protocol
@@ -167,8 +168,6 @@ class Node:
         self._zygotes.pop(host.id, None)
         self._send(protocol.ZygoteDied(zygote=host.id, reason=reason), [])
 
-    # --- sandboxes
-
     def _watch(self, host: ZygoteHost, sandbox: Sandbox, pid: int) -> None:
         """From here on the sandbox has a process, and is the node's until that is reaped: `host` may have ended."""
         self._sandboxes[sandbox.id] = sandbox
@@ -261,17 +260,24 @@ class Node:
         self._sandboxes[sandbox.id] = sandbox
         self._hosts[sandbox.id] = host
         try:
-            requested = host.begin_fork(sandbox, standby=False)
-            self._offer(sandbox, "starting", message.ticket)
-            self._attach(sandbox, message.assignment)
+            forking = host.forking
+            requested = forking.begin(sandbox, standby=False)
         except (PagurusError, OSError) as error:
             self._start_failed(message.ticket, host, sandbox, error)
             return
+        self._offer(sandbox, "starting", message.ticket)
+        try:
+            self._attach(sandbox, message.assignment)
+        except (PagurusError, OSError) as error:
+            # The zygote forks already: the helper is followed to its end, which carries this error.
+            sandbox.error = f"cannot attach: {error}"
+            sandbox.kill("start failed")
         plan_ms = (self._parts.clock.monotonic_s() - started_s) * 1000
-        self._spawn_task(self._finish_start(message.ticket, host, sandbox, requested, plan_ms))
+        work = self._finish_start(message.ticket, host, sandbox, partial(forking.finish, sandbox, requested), plan_ms)
+        self._spawn_task(work)
 
     async def _finish_start(
-        self, ticket: int, host: ZygoteHost, sandbox: Sandbox, requested: asyncio.Future[int], plan_ms: float
+        self, ticket: int, host: ZygoteHost, sandbox: Sandbox, finish: Callable[..., Awaitable[None]], plan_ms: float
     ) -> None:
         def isolated(phases_ms: dict[str, float]) -> None:
             if sandbox.state is not State.SPAWNING:
@@ -281,7 +287,7 @@ class Node:
             self._send(protocol.SandboxAssigned(sandbox=sandbox.id, phases_ms={"plan": plan_ms, **phases_ms}), [])
 
         try:
-            await host.finish_fork(sandbox, requested, isolated)
+            await finish(isolated)
         except (PagurusError, OSError, TimeoutError) as error:
             self._start_failed(ticket, host, sandbox, error)
 
@@ -339,8 +345,6 @@ class Node:
         sandbox.release()
         self._graves.bury(sandbox.cgroup)
         host.sandbox_gone(sandbox)
-
-    # --- end
 
     def _discard(self, message: protocol.Discard) -> None:
         codes = {s.assignment.code for s in self._sandboxes.values() if s.assignment is not None}

@@ -74,6 +74,18 @@ class Reaper:
         """Wait until `pid`, which nobody else watches, has ended."""
         return await self.expect(pid)
 
+    def can_watch(self, pid: int) -> bool:
+        """Whether `pid` is a child of ours, alive or not long dead, that nobody watches yet."""
+        if pid <= 0 or pid in self._watched:
+            return False
+        if pid in self._strays:
+            return True
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
     def is_waited_for(self, pid: int) -> bool:
         """Whether somebody already watches this pid."""
         return pid in self._watched

@@ -10,12 +10,14 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from runtime import packets, syscalls
 from runtime.errors import PagurusError, StartError
 from runtime.fork import client
 from runtime.fork.client import ZygoteClient
+from runtime.forking import Forking
 from runtime.model import Environment, EnvironmentId, Limits, RuntimeName, SandboxId, ZygoteId
 from runtime.netns import loopback
 from runtime.parts import Parts
@@ -72,6 +74,7 @@ class ZygoteHost:
         self._cgroup: Cgroup | None = None
         self._namespace: UserNamespace | None = None
         self._client: ZygoteClient | None = None
+        self._forking: Forking | None = None
         self._first_uid = -1
         self._is_booting = True
         self.is_ended = False
@@ -136,6 +139,7 @@ class ZygoteHost:
             command = client.command(f"/usr/bin/{self.runtime}", self._parts.module)
             launched = await self._namespace.launch(command, client.ENVIRON, control=theirs, prepare=lambda: None)
         self._client = ZygoteClient(packets.PacketSocket(ours), launched.pid, launched.pidfd, self._parts.reaper)
+        self._forking = Forking(self._client, self._parts.reaper, partial(self._watch, self))
         self._parts.reaper.watch(launched.pid, self._zygote_exited)
         return await self._client.configure(
             imports=self._imports,
@@ -183,50 +187,12 @@ class ZygoteHost:
         """What is mounted ahead of time for a function with this environment: it, or nothing."""
         return environment if environment in self.environments else None
 
-    def begin_fork(self, chosen: Sandbox, *, standby: bool) -> asyncio.Future[int]:
-        """Let the zygote fork into an empty sandbox; `finish_fork` waits for it. Raises StartError."""
-        if self._client is None or self.is_ended:
+    @property
+    def forking(self) -> Forking:
+        """How helpers are forked from it. Raises StartError when it has ended."""
+        if self._forking is None or self.is_ended:
             raise StartError("fork", f"zygote {self.id} has ended")
-        chosen.become(State.SPAWNING)
-        descriptors, has_cgroup = chosen.spawn_descriptors()
-        requested = self._client.request_helper(
-            environment=chosen.environment,
-            hostname=chosen.id,
-            uid=chosen.uid,
-            standby=standby,
-            descriptors=descriptors,
-            has_cgroup=has_cgroup,
-        )
-        chosen.close_helper_ends()
-        return requested
-
-    async def finish_fork(
-        self, chosen: Sandbox, requested: asyncio.Future[int], on_isolated: Callable[[dict[str, float]], None]
-    ) -> None:
-        """Wait until the helper is isolated, call `on_isolated` with its phases in ms, then learn its pid.
-
-        Raises StartError with the step that failed.
-        """
-        assert self._client is not None
-        failure: StartError | None = None
-        try:
-            async with asyncio.timeout(client.SPAWN_TIMEOUT_S):
-                on_isolated(await chosen.parked())
-        except StartError as error:
-            failure = error
-        except TimeoutError:
-            failure = StartError("fork", f"the helper was not isolated within {client.SPAWN_TIMEOUT_S:.0f} s")
-        except BaseException:
-            requested.cancel()
-            raise
-        # A zygote that refused says more than the closed socket of a helper that never was.
-        chosen.pid = await self._client.helper(requested)
-        chosen.is_watched = True
-        self._watch(self, chosen, chosen.pid)
-        if not chosen.is_live:
-            chosen.kill_processes()  # it was killed before it had one
-        if failure is not None:
-            raise failure
+        return self._forking
 
     def standby_taken(self, taken: Sandbox) -> None:
         """A standby became a function's, or died."""
@@ -271,7 +237,8 @@ class ZygoteHost:
         chosen = await self.take_empty(environment)
         self._standbys[environment].add(chosen.id)
         try:
-            await self.finish_fork(chosen, self.begin_fork(chosen, standby=True), lambda _: None)
+            forking = self.forking
+            await forking.finish(chosen, forking.begin(chosen, standby=True), lambda _: None)
         except BaseException as error:
             self.fail(chosen, str(error))
             raise

@@ -129,9 +129,10 @@ class ZygoteClient:
         self._control.pause()
         return future
 
-    async def helper(self, requested: asyncio.Future[int]) -> int:
+    async def helper(self, requested: asyncio.Future[int], *, reported: int = -1) -> int:
         """The host pid of a requested helper; -1 when it has already ended. Raises StartError.
 
+        reported: the pid that the helper's own report came from, which its zygote must confirm.
         Cancelled: the helper may still be forked; its sandbox is to be killed by its cgroup.
         """
         self._control.resume()
@@ -142,7 +143,7 @@ class ZygoteClient:
             self.close()
             raise StartError("fork", f"the zygote did not fork within {SPAWN_TIMEOUT_S:.0f} s") from None
         try:
-            return self._checked_pid(pidfd)
+            return self._checked_pid(pidfd, reported)
         except StartError:
             self.close()
             raise
@@ -182,8 +183,8 @@ class ZygoteClient:
                 os.close(fd)
         return True
 
-    def _checked_pid(self, pidfd: int) -> int:
-        """The host pid of a pidfd, which must be of a child of ours that nobody else owns."""
+    def _checked_pid(self, pidfd: int, reported: int) -> int:
+        """The host pid of a pidfd, which must be the reported one, or of a child of ours that nobody else owns."""
         for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
             if line.startswith("Pid:"):
                 pid = int(line.split()[1])
@@ -192,6 +193,10 @@ class ZygoteClient:
             raise StartError("fork", "the zygote sent no pidfd")
         if pid == -1:
             return pid  # ended and reaped already; the sandbox will find its socket closed
+        if pid == reported:
+            return pid
+        if reported > 0:
+            raise StartError("fork", "the zygote sent the pidfd of another process than its helper")
         try:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

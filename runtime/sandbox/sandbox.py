@@ -71,6 +71,7 @@ class Sandbox:
         self.error = ""
         self.pid = -1
         self.frozen = False
+        self.reporter = -1  # host pid of who reported, by the kernel's word; a hostile zygote's process may have
         self.is_offered = False  # the gateway knows it
         self.was_ready = False
         self.is_watched = False  # it has or had a process, whose end the node hears of
@@ -103,6 +104,7 @@ class Sandbox:
         """Make sockets and pipes, and open what joining the cgroup takes: all that a fork needs, off its path."""
         self.cgroup.join_descriptors()
         control, control_theirs = packets.packet_pair()
+        packets.ask_for_sender(control)
         invocation, invocation_theirs = socket.socketpair()
         out_read, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         err_read, err_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -134,7 +136,10 @@ class Sandbox:
     async def parked(self) -> dict[str, float]:
         """Wait until the helper has isolated itself; its phases in ms. Raises StartError with the failed step."""
         assert self._control is not None
-        phases_ms = _phases_ms((await self._control.receive()).data)
+        packet = await self._control.receive()
+        if packet.sender is not None:
+            self.reporter = packet.sender[0]
+        phases_ms = _phases_ms(packet.data)
         # From here on it may be user code that writes there: nobody reads it any more.
         if self.assignment is None:
             self._control.pause()

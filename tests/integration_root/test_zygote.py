@@ -249,11 +249,11 @@ async def test_a_hostile_zygote_cannot_pass_off_another_sandbox_as_its_helper(be
     for pid in (bed.pid(other), client.pid, os.getpid(), 1):
         pidfd = os.pidfd_open(pid)
         with pytest.raises(Exception, match=r"another process|not its helper"):
-            client._checked_pid(pidfd)
+            client._checked_pid(pidfd, -1)
         os.close(pidfd)
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     with pytest.raises(Exception, match="no pidfd"):
-        client._checked_pid(null)
+        client._checked_pid(null, -1)
     os.close(null)
 
 
