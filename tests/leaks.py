@@ -38,33 +38,44 @@ class Holdings:
         ]
 
 
-def holdings(state_dir: Path | None = None) -> Holdings:
-    """All that the calling process can see of ours."""
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose things are looked for: a node with its own cgroups and uids."""
+
+    cgroup_parent: str = CGROUP_PARENT
+    uid_base: int = UID_BASE
+
+
+OURS = Owner()
+
+
+def holdings(state_dir: Path | None = None, owner: Owner = OURS) -> Holdings:
+    """All that the calling process can see of the owner's."""
     return Holdings(
-        processes=frozenset(processes()),
+        processes=frozenset(processes(owner)),
         mounts=frozenset(line.split(" ", 1)[1] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
         network_names=frozenset(os.listdir("/run/netns") if os.path.isdir("/run/netns") else ()),
-        cgroups=frozenset(str(path) for path in cgroups()),
+        cgroups=frozenset(str(path) for path in cgroups(owner)),
         descriptors=frozenset(descriptors()),
         rubbish=frozenset(rubbish(state_dir)) if state_dir else frozenset(),
     )
 
 
 @contextlib.contextmanager
-def no_leaks(state_dir: Path | None = None) -> Iterator[None]:
+def no_leaks(state_dir: Path | None = None, owner: Owner = OURS) -> Iterator[None]:
     """Fails, with what stayed, when the block leaves something behind."""
-    before = holdings(state_dir)
+    before = holdings(state_dir, owner)
     yield
     end_s = time.monotonic() + RETRY_FOR_S
-    while stayed := holdings(state_dir).more_than(before):
+    while stayed := holdings(state_dir, owner).more_than(before):
         if time.monotonic() > end_s:
             raise AssertionError("the test left behind:\n  " + "\n  ".join(stayed))
         time.sleep(RETRY_EVERY_S)
 
 
-def processes() -> Iterator[str]:
-    """Descendants of the caller, processes in our cgroups, processes with a uid of ours."""
-    in_cgroups = {pid for path in cgroups() for pid in _words(path / "cgroup.procs")}
+def processes(owner: Owner = OURS) -> Iterator[str]:
+    """Descendants of the caller, processes in the owner's cgroups, processes with a uid of the owner's."""
+    in_cgroups = {pid for path in cgroups(owner) for pid in _words(path / "cgroup.procs")}
     parents: dict[int, int] = {}
     uids: dict[int, int] = {}
     for name in os.listdir("/proc"):
@@ -74,16 +85,20 @@ def processes() -> Iterator[str]:
                 parents[int(name)] = int(next(line for line in lines if line.startswith("PPid:")).split()[1])
                 uids[int(name)] = int(next(line for line in lines if line.startswith("Uid:")).split()[1])
     for pid, uid in uids.items():
-        if UID_BASE <= uid < UID_BASE + UIDS or str(pid) in in_cgroups or _descends(pid, os.getpid(), parents):
+        if (
+            owner.uid_base <= uid < owner.uid_base + UIDS
+            or str(pid) in in_cgroups
+            or _descends(pid, os.getpid(), parents)
+        ):
             yield f"{pid} {_command(pid)}"
 
 
-def cgroups() -> Iterator[Path]:
-    """Directories below our parent in every hierarchy that is mounted."""
+def cgroups(owner: Owner = OURS) -> Iterator[Path]:
+    """Directories below the owner's parent in every hierarchy that is mounted."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         if right.split()[0] in ("cgroup", "cgroup2"):
-            yield from (Path(left.split()[4]) / CGROUP_PARENT).glob("**/")
+            yield from (Path(left.split()[4]) / owner.cgroup_parent).glob("**/")
 
 
 def descriptors() -> Iterator[str]:
