@@ -214,7 +214,8 @@ class SandboxLink:
     def _has_output(self) -> None:
         log = self.pipes.log
         if log is not None and log.is_flooded and not self.is_doomed:
-            self._owner.broke(self, "output", f"more than {log.total_bytes} bytes of output")
+            detail = f"{log.total_bytes} bytes of output are far above log_bytes, which is {log.limit_bytes}"
+            self._owner.broke(self, "output", detail)
 
     def _close_socket(self) -> None:
         if self._is_open:
