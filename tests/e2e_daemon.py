@@ -24,7 +24,7 @@ from tests import leaks
 
 BIN = Path(sys.executable).parent
 INSTALLED = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
-WAIT_S = 60.0  # nothing takes so long: only a failing test waits for it
+WAIT_S = 30.0  # nothing takes so long: only a failing test waits for it
 POLL_S = 0.01
 UID_BASE = 0x58000000  # below those of the default settings and of the benchmarks
 UID_SLOTS = 64  # ranges of `leaks.UIDS` up to the benchmarks' base
@@ -74,6 +74,8 @@ class Daemon:
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._log = log
+        self._log.touch()
+        self._groups: set[int] = set()
         self._settings = {"cgroup_parent": owner.cgroup_parent, "uid_base": owner.uid_base, **settings}
 
     def spawn(
@@ -85,7 +87,7 @@ class Daemon:
         command = [BIN / "pagurusd", "--state-dir", self.state, "--run-dir", self.state / "run"]
         command += ["--listen", listen or f"127.0.0.1:{self.port}", *options]
         with self._log.open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -93,6 +95,8 @@ class Daemon:
                 env={**inherited, **variables, **(environ or {})},
                 process_group=0,
             )
+        self._groups.add(process.pid)
+        return process
 
     def start(self, *, environ: Mapping[str, str] | None = None) -> None:
         """Start, and wait until it is ready."""
@@ -242,8 +246,15 @@ class Daemon:
         return text
 
     def processes(self) -> list[str]:
-        """Processes in its cgroups or with its uids, and pagurusd with the gateway."""
-        return list(leaks.processes(self.owner))
+        """Those in its cgroups or with its uids, and those of its process groups: pagurusd, the gateway."""
+        found = list(leaks.processes(self.owner))
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(OSError, ValueError):
+                # state, parent, group: see proc_pid_stat(5)
+                state, parent, group = Path(f"/proc/{int(name)}/stat").read_text().rpartition(")")[2].split()[:3]
+                if int(group) in self._groups and (state, parent) != ("Z", "1"):
+                    found.append(f"{name} of pagurusd's process group")
+        return found
 
     def assert_clean(self) -> None:
         """No build, no half-made layer, nothing that waits for deletion."""
@@ -257,7 +268,7 @@ def new_daemon(*, start: bool = True, **settings: object) -> Iterator[Daemon]:
         pytest.skip(f"no base root file system in {INSTALLED}: run scripts/setup")
     number = next(_numbers)
     slot = (os.getpid() + number) % UID_SLOTS
-    owner = leaks.Owner(f"pagurus-e2e-{os.getpid()}-{number}", UID_BASE + slot * leaks.UIDS)
+    owner = leaks.Owner(f"pagurus-e2e-{os.getpid()}-{number}", UID_BASE + slot * leaks.UIDS, counts_descendants=False)
     with tempfile.TemporaryDirectory(prefix="pagurus-e2e-", dir="/var/tmp") as name:
         state = Path(name) / "state"
         for folder in (state.parent, state):
@@ -272,6 +283,7 @@ def new_daemon(*, start: bool = True, **settings: object) -> Iterator[Daemon]:
                 yield daemon
                 if daemon.process is not None:
                     assert daemon.stop() == 0, daemon.log[-3000:]
+                assert not daemon.processes()
             finally:
                 if daemon.process is not None:
                     print(daemon.log[-10_000:])

@@ -40,10 +40,14 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose things are looked for: a node with its own cgroups and uids."""
+    """Whose things are looked for: a node with its own cgroups and uids.
+
+    counts_descendants: whether the caller's are among them; not where it has several nodes as children.
+    """
 
     cgroup_parent: str = CGROUP_PARENT
     uid_base: int = UID_BASE
+    counts_descendants: bool = True
 
 
 OURS = Owner()
@@ -74,16 +78,18 @@ def no_leaks(state_dir: Path | None = None, owner: Owner = OURS) -> Iterator[Non
 
 
 def processes(owner: Owner = OURS) -> Iterator[str]:
-    """Descendants of the caller, processes in the owner's cgroups, processes with a uid of the owner's."""
+    """Descendants of the caller if they count, processes in cgroups or with uids of the owner."""
     in_cgroups = {pid for path in cgroups(owner) for pid in _words(path / "cgroup.procs")}
     parents: dict[int, int] = {}
-    uids: dict[int, int] = {}
+    uids: dict[int, int] = {}  # without zombies that wait for init: those are its matter
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError, StopIteration):
+            with contextlib.suppress(OSError):
                 lines = Path(f"/proc/{name}/status").read_text().splitlines()
-                parents[int(name)] = int(next(line for line in lines if line.startswith("PPid:")).split()[1])
-                uids[int(name)] = int(next(line for line in lines if line.startswith("Uid:")).split()[1])
+                fields_of = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+                parents[int(name)] = int(fields_of["PPid"][0])
+                if (fields_of["State"][0], parents[int(name)]) != ("Z", 1):
+                    uids[int(name)] = int(fields_of["Uid"][0])
     for pid, uid in uids.items():
         if (
             owner.uid_base <= uid < owner.uid_base + UIDS

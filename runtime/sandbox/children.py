@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from runtime.errors import StartError
 from runtime.packets import PacketSocket
+from runtime.sandbox import identity
 
 EXIT_FAILED = 70
 
@@ -38,6 +39,8 @@ def fork_child(body: Callable[[socket.socket, Steps], None], end: socket.socket)
         return pid
     steps = Steps()
     try:
+        # It holds copies of the listener and the lock: left behind, it would keep the next pagurusd from starting.
+        identity.die_with_parent()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)

@@ -110,6 +110,7 @@ class UserNamespace:
         self._cgroup.join_self()
         steps("unshare user")
         syscalls.unshare(CloneFlag.NEWUSER)
+        identity.die_with_parent()  # again: a change of credentials may clear it, and this waits for pagurusd
         end.send(b"{}")
         end.recv(16)
         steps("namespace root")
