@@ -24,7 +24,7 @@ from tests import leaks
 
 BIN = Path(sys.executable).parent
 INSTALLED = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
-WAIT_S = 30.0  # nothing takes so long: only a failing test waits for it
+WAIT_S = 20.0  # nothing takes so long: only a failing test waits for it
 POLL_S = 0.01
 UID_BASE = 0x58000000  # below those of the default settings and of the benchmarks
 UID_SLOTS = 64  # ranges of `leaks.UIDS` up to the benchmarks' base
@@ -166,7 +166,7 @@ class Daemon:
         """Wait until the condition holds; its value."""
         end_s = time.monotonic() + WAIT_S
         while not (found := condition()):
-            assert time.monotonic() < end_s, f"waited in vain; the log ends:\n{self.log[-3000:]}"
+            assert time.monotonic() < end_s, f"waited in vain: {self.processes()}; the log ends:\n{self.log[-3000:]}"
             time.sleep(POLL_S)
         return found
 
@@ -283,7 +283,7 @@ def new_daemon(*, start: bool = True, **settings: object) -> Iterator[Daemon]:
                 yield daemon
                 if daemon.process is not None:
                     assert daemon.stop() == 0, daemon.log[-3000:]
-                assert not daemon.processes()
+                daemon.until(lambda: not daemon.processes())
             finally:
                 if daemon.process is not None:
                     print(daemon.log[-10_000:])
