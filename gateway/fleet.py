@@ -198,8 +198,8 @@ class Fleet:
         link.close()
         call, link.call = link.call, None
         never_ready = message.error if isinstance(call, Invocation) else ""
-        if isinstance(call, Invocation) and not link.is_delivered:
-            never_ready = never_ready or "the sandbox had ended before the request was sent"
+        if isinstance(call, Invocation) and not link.has_begun:
+            never_ready = never_ready or "the sandbox had ended before the request reached it"
         decisions = self.pools.died(message.sandbox, never_ready=never_ready)
         if isinstance(call, Probe):
             call.end(message)
@@ -278,7 +278,7 @@ class Fleet:
         version = self._versions[lease.function]
         if lease.assign:
             self._send(AssignSandbox(sandbox=lease.sandbox, assignment=version.assignment))
-            link.is_assigned = False
+            link.is_assigned, link.is_standby = False, True
         elif lease.thaw:
             self._send(FreezeSandbox(sandbox=lease.sandbox, frozen=False))
         now_s = self._clock.monotonic_s()

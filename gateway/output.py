@@ -9,6 +9,7 @@ from collections.abc import Callable
 READ_BYTES = 65536
 READS_PER_TURN = 16  # also drains a pipe that was widened to 1 MiB
 FLOOD_FACTOR = 64  # more than this many times log_bytes is taken for an attack
+FLOOD_LOG_BYTES_MIN = 4096  # a function whose output nobody wants (log_bytes = 0) may still print
 
 
 class OutputLog:
@@ -26,7 +27,7 @@ class OutputLog:
     @property
     def is_flooded(self) -> bool:
         """Whether far more was written than anybody means to read."""
-        return self.total_bytes > FLOOD_FACTOR * self.limit_bytes
+        return self.total_bytes > FLOOD_FACTOR * max(self.limit_bytes, FLOOD_LOG_BYTES_MIN)
 
     @property
     def stdout(self) -> str:

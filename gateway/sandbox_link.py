@@ -51,6 +51,7 @@ class SandboxLink:
     """Socket and pipes of one sandbox. Owns the three descriptors.
 
     call: what the owner has running here. phases_ms: of its start, once known and until told.
+    is_standby: it gets its function by AssignSandbox.
     is_delivered: the worker had not ended when the call's frame was sent.
     """
 
@@ -65,6 +66,7 @@ class SandboxLink:
         self.call: object | None = None
         self.phases_ms: dict[str, float] | None = None
         self.is_assigned = True
+        self.is_standby = False
         self.is_delivered = True
         self.is_doomed = False  # it is being killed or is dead: no call goes out any more
         self._loop = loop
@@ -81,6 +83,15 @@ class SandboxLink:
         self._out: list[memoryview] = []
         self.pipes = OutputPipes(loop, (descriptors[1], descriptors[2]), self._has_output)
         loop.add_reader(self._fileno, self._readable)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the worker may have got the call's frame.
+
+        Not where a standby ended, mostly with its zygote, before it became a function's: SandboxAssigned comes before
+        all that user code does.
+        """
+        return self.is_delivered and (self.is_assigned or not self.is_standby)
 
     def send(
         self,
@@ -203,7 +214,8 @@ class SandboxLink:
     def _has_output(self) -> None:
         log = self.pipes.log
         if log is not None and log.is_flooded and not self.is_doomed:
-            self._owner.broke(self, "output", f"more than {log.total_bytes} bytes of output")
+            detail = f"{log.total_bytes} bytes of output are far above log_bytes, which is {log.limit_bytes}"
+            self._owner.broke(self, "output", detail)
 
     def _close_socket(self) -> None:
         if self._is_open:

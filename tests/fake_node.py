@@ -266,6 +266,7 @@ class FakeNode:
     is_start_refused: bool = False
     is_fork_only: bool = False
     is_assigned_late: bool = False  # SandboxAssigned comes after the first answer
+    is_standby_killed: bool = False  # the next assignment finds its standby dead
     received: list[ToDaemon] = field(default_factory=list)
     zygotes: dict[str, EnsureZygote] = field(default_factory=dict)
     sandboxes: dict[str, FakeSandbox] = field(default_factory=dict)
@@ -387,6 +388,10 @@ class FakeNode:
         if sandbox is None:
             return
         assert sandbox.assignment is None
+        if self.is_standby_killed:
+            self.is_standby_killed = False
+            self.sandbox_died(sandbox.id, signal=9)
+            return
         self._assign(sandbox, message.assignment)
         ensured = self.zygotes.get(sandbox.zygote)
         if ensured is not None:

@@ -47,6 +47,18 @@ def test_phases_of_a_start_that_come_late_are_not_those_of_the_next_invocation(t
     run(scenario)
 
 
+def test_a_standby_that_is_killed_before_its_assignment_costs_another_start(tmp_path: Path):
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway:
+            await gateway.deploy("hello")
+            gateway.node.is_standby_killed = True
+            status, body, _ = await gateway.invoke("hello", b"1")
+            assert (status, body) == (200, 1)
+            assert not gateway.node.is_standby_killed
+
+    run(scenario)
+
+
 def test_a_fork_serves_when_no_standby_is_there(tmp_path: Path):
     async def scenario() -> None:
         async with running(tmp_path, standbys_per_zygote=0) as gateway:

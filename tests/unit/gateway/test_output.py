@@ -3,6 +3,8 @@
 import asyncio
 import os
 
+import pytest
+
 from gateway.output import FLOOD_FACTOR, OutputLog, OutputPipes
 
 
@@ -16,9 +18,10 @@ def test_both_streams_share_the_limit_and_say_what_was_dropped():
     assert (log.total_bytes, log.is_flooded) == (13, False)
 
 
-def test_a_flood_is_seen():
-    log = OutputLog(10)
-    log.add(0, b"x" * (10 * FLOOD_FACTOR))
+@pytest.mark.parametrize(("limit", "counted"), [(0, 4096), (10, 4096), (5000, 5000)])
+def test_a_flood_is_seen(limit: int, counted: int):
+    log = OutputLog(limit)
+    log.add(0, b"x" * (counted * FLOOD_FACTOR))
     assert not log.is_flooded
     log.add(0, b"x")
     assert log.is_flooded
