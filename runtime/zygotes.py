@@ -250,7 +250,7 @@ class ZygoteHost:
 
     def fail(self, chosen: Sandbox, error: str) -> None:
         """A fork that went wrong: kill what there is of it."""
-        chosen.error = error
+        chosen.error = chosen.error or error
         if chosen.is_watched:
             chosen.kill("start failed")  # the node hears of its end
         elif chosen.state is not State.GONE:
