@@ -269,3 +269,35 @@ async def test_a_stopped_zygote_is_given_up(bed: Bed):
     assert "did not fork within" in died.error
     await bed.until(lambda: bed.told(protocol.ZygoteDied, zygote="base"))
     assert bed.node._zygotes == {}
+
+
+SECRET = "correct-horse-battery-staple-91"
+
+
+def memory_holds(pid: int, needle: bytes) -> bool:
+    """Whether a process has these bytes anywhere in its writable memory."""
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            bounds, access = line.split()[:2]
+            if access.startswith("rw"):
+                first, end = (int(text, 16) for text in bounds.split("-"))
+                memory.seek(first)
+                if needle in memory.read(end - first):
+                    return True
+    return False
+
+
+@in_node()
+async def test_environment_and_code_of_a_function_are_not_in_its_zygote(bed: Bed):
+    await bed.zygote()
+    code = bed.write_code(f"import os\nNAME = '{SECRET[::-1]}'\n\ndef main(param):\n    return os.environ['TOKEN']\n")
+    assignment = bed.assignment(code, environ={"TOKEN": SECRET})
+    standby = await bed.parked()
+    bed.assign(standby, assignment)
+    forked = await bed.start("base", assignment)
+    zygote = bed.node._zygotes[ZygoteId("base")].pid
+    for sandbox in (standby, forked):
+        assert (await bed.call(sandbox)).result == SECRET
+        for needle in (SECRET, SECRET[::-1]):
+            assert memory_holds(bed.pid(sandbox), needle.encode()), "else this test could not fail"
+            assert not memory_holds(zygote, needle.encode())
