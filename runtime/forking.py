@@ -56,7 +56,7 @@ class Forking:
         except TimeoutError:
             failure = StartError("fork", f"the helper was not isolated within {client.SPAWN_TIMEOUT_S:.0f} s")
         except BaseException:
-            requested.cancel()
+            self._zygote.abandon(requested)
             raise
         # A zygote that refused says more than the closed socket of a helper that never was.
         pid = await self._zygote.helper(requested, reported=chosen.pid)

@@ -297,8 +297,9 @@ class Node:
         """Report a start that went wrong. One that was begun counts as offered: it dies."""
         phase = error.phase if isinstance(error, StartError) else "fork"
         text = str(error) or type(error).__name__
-        log.warning("ticket=%d cannot start: %s: %s", ticket, phase, text)
-        self.counters["starts_failed"] += 1
+        if sandbox is None or not sandbox.reason:  # else it was killed on its way, which is no failure
+            log.warning("ticket=%d cannot start: %s: %s", ticket, phase, text)
+            self.counters["starts_failed"] += 1
         if sandbox is None or host is None:
             self._send(protocol.SandboxRefused(ticket=ticket, phase=phase, message=text), [])
             return

@@ -150,6 +150,11 @@ class ZygoteClient:
         finally:
             os.close(pidfd)
 
+    def abandon(self, requested: asyncio.Future[int]) -> None:
+        """Nobody waits for this helper any more; its pidfd is closed when it comes."""
+        requested.cancel()
+        self._control.resume()
+
     async def serve(self) -> None:
         """Take its answers until it ends. The owner runs this as a task once it is configured."""
         while True:

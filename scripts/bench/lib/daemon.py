@@ -65,6 +65,9 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if error is not None:
+            self._log.seek(0)
+            print(f"the end of pagurusd's log:\n{self._log.read()[-5000:]}")
         self._log.close()
 
     @property
