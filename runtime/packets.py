@@ -88,7 +88,10 @@ class PacketSocket:
         self._loop.add_reader(end.fileno(), self._readable)
 
     def send(self, data: bytes, descriptors: list[int] | None = None) -> None:
-        """Send one packet; descriptors stay the caller's, who may close them after the call."""
+        """Send one packet; descriptors stay the caller's, who may close them after the call.
+
+        Raises OSError when the kernel refuses it for another reason than that the peer has gone, which is silent.
+        """
         if self._is_closed:
             return
         if not self._outgoing:
@@ -97,7 +100,7 @@ class PacketSocket:
                 return
             except BlockingIOError:
                 pass
-            except OSError:
+            except (BrokenPipeError, ConnectionError):
                 return  # the peer has gone; receive() says so
         if len(self._outgoing) >= QUEUE_MAX:
             raise ProtocolError(f"the peer has not read {QUEUE_MAX} packets")
@@ -188,7 +191,7 @@ class PacketSocket:
                 socket.send_fds(self._end, [data], descriptors)
             except BlockingIOError:
                 return
-            except OSError:
+            except (BrokenPipeError, ConnectionError):
                 pass
             self._outgoing.popleft()
             for fd in descriptors:
