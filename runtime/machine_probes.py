@@ -127,6 +127,10 @@ def folder(path: str) -> str:
     mount = mount_of(os.path.realpath(existing), mounts_now())
     if not os.access(existing, os.W_OK):
         raise RequirementError(f"{existing} cannot be written ({mount.fstype})")
+    # The gateway, builders and zygotes are no root of this machine: they pass through as others.
+    closed = [str(p) for p in (Path(path), *Path(path).parents) if p.is_dir() and not p.stat().st_mode & 0o001]
+    if closed:
+        raise RequirementError(f"{closed[-1]} is closed to other users", hint=f"chmod o+x {closed[-1]}")
     bad = sorted(mount.options & {"noexec", "nosymfollow"})
     if bad:
         raise RequirementError(f"{mount.point} is mounted {' '.join(bad)}", hint="name a folder of another mount")

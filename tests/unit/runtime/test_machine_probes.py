@@ -1,13 +1,23 @@
 import http.server
 import os
 import socket
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
 from runtime import machine_probes as machine
 from runtime.config import Settings
 from runtime.errors import RequirementError
+
+
+@pytest.fixture
+def open_path():
+    """A folder that others can pass through: pytest's own are 0700."""
+    with tempfile.TemporaryDirectory(prefix="pagurus-test-", dir="/var/tmp") as name:
+        os.chmod(name, 0o711)
+        yield Path(name)
 
 
 def test_capabilities_are_read_from_the_status():
@@ -64,7 +74,8 @@ def test_a_base_rootfs_has_a_runtimes_name(tmp_path):
     assert machine.base_rootfs(settings) == "python3.11"
 
 
-def test_a_folder_that_is_not_there_yet_is_judged_by_its_parent(tmp_path):
+def test_a_folder_that_is_not_there_yet_is_judged_by_its_parent(open_path):
+    tmp_path = open_path
     path = str(tmp_path / "a" / "b")
     assert machine.existing_parent(path) == str(tmp_path)
     assert machine.folder(path).endswith(", not made yet")
@@ -126,3 +137,11 @@ def test_an_address_held_by_a_gateway_is_fine():
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_root_is_root():
     assert machine.root() == "root"
+
+
+def test_a_folder_below_one_that_is_closed_to_others_is_refused(open_path):
+    home = open_path / "home"
+    home.mkdir(mode=0o700)
+    with pytest.raises(RequirementError, match="closed to other users") as caught:
+        machine.folder(str(home / "state"))
+    assert caught.value.hint == f"chmod o+x {home}"
