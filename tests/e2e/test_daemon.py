@@ -155,9 +155,11 @@ def test_a_second_daemon_on_the_same_state_directory_refuses(fresh: Daemon):
     assert fresh.result("echo", 1) == 1
 
 
-def test_an_address_in_use_is_said_in_words(fresh: Daemon, tmp_path: Path):
-    environ = fresh.environ(PAGURUS_STATE_DIR=str(tmp_path), PAGURUS_RUN_DIR=str(tmp_path / "run"))
-    (tmp_path / "rootfs").symlink_to(fresh.state / "rootfs")
+def test_an_address_in_use_is_said_in_words(fresh: Daemon):
+    other = fresh.state / "other"  # pytest's own folders are closed to other users
+    other.mkdir(mode=0o711)
+    environ = fresh.environ(PAGURUS_STATE_DIR=str(other), PAGURUS_RUN_DIR=str(other / "run"))
+    (other / "rootfs").symlink_to(fresh.state / "rootfs")
     done = subprocess.run([BIN / "pagurusd"], env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "cannot listen on" in done.stderr
 
