@@ -11,7 +11,6 @@ import os
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from runtime import packets, syscalls
 from runtime.errors import PagurusError, StartError
@@ -137,7 +136,7 @@ class ZygoteHost:
         ours, theirs = packets.packet_pair()
         with theirs:
             command = client.command(f"/usr/bin/{self.runtime}", self._parts.module)
-            launched = await self._namespace.launch(command, client.ENVIRON, control=theirs, prepare=lambda: None)
+            launched = await self._namespace.launch(command, client.ENVIRON, control=theirs)
         self._client = ZygoteClient(packets.PacketSocket(ours), launched.pid, launched.pidfd, self._parts.reaper)
         self._forking = Forking(self._client, self._parts.reaper, partial(self._watch, self))
         self._parts.reaper.watch(launched.pid, self._zygote_exited)
@@ -356,10 +355,6 @@ class ZygoteHost:
     @property
     def pid(self) -> int:
         return self._client.pid if self._client is not None else -1
-
-    @property
-    def rootfs(self) -> Path:
-        return self._parts.layers.root_lowers(self.runtime)[-1]
 
 
 def _close(tree: list[Attachment]) -> None:

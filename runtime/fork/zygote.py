@@ -32,7 +32,6 @@ class Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._undeclared: dict[str, tuple[str, ...]] = {}
-        self._started_pid = os.getpid()
 
     def configure(self, message: dict[str, Any]) -> None:
         """Confine this process, import, warm, and say what was imported how fast."""

@@ -169,18 +169,16 @@ class UserNamespace:
         await children.answer(channel, "namespace builder")
         self._builder = channel
 
-    async def launch(
-        self, program: Sequence[str], environ: dict[str, str], *, control: socket.socket, prepare: Callable[[], None]
-    ) -> Launched:
+    async def launch(self, program: Sequence[str], environ: dict[str, str], *, control: socket.socket) -> Launched:
         """Start `program` inside as pagurusd's child, with `control` on descriptor 3 and the five capabilities.
 
-        prepare: run in the child before its capabilities are dropped. To be called once: it also gives the
-        builder a proc of the pid namespace, which every helper's mount namespace needs. Raises StartError.
+        To be called once: it also gives the builder a proc of the pid namespace, which every helper's mount
+        namespace needs. Raises StartError.
         """
         ours, theirs = packets.packet_pair()
 
         def body(end: socket.socket, steps: Steps) -> None:
-            self._enter_and_exec(end, steps, program, environ, control, prepare)
+            self._enter_and_exec(end, steps, program, environ, control)
 
         with PacketSocket(ours) as channel, theirs:
             ended = self._reaper.expect(children.fork_child(body, theirs))
@@ -199,7 +197,6 @@ class UserNamespace:
         program: Sequence[str],
         environ: dict[str, str],
         control: socket.socket,
-        prepare: Callable[[], None],
     ) -> None:
         """Body of L, and of the program up to its exec."""
         steps("cgroup")
@@ -218,8 +215,6 @@ class UserNamespace:
             steps("mount proc")
             proc = mounts.proc()
             end.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [proc]))])
-            steps("prepare")
-            prepare()
             identity.set_resource_limits()
             children.redirect_standard_streams()
             os.dup2(control.fileno(), 3)
