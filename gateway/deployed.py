@@ -6,12 +6,16 @@ from gateway.scheduler.decisions import FunctionSpec
 from runtime.model import (
     Assignment,
     CodeId,
+    Conflict,
     Environment,
     FunctionName,
+    ImportCost,
     Limits,
     RuntimeName,
     VersionId,
 )
+
+OWN_CODE = ""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +32,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     requirements: str
     lock: str
     created_s: float
+    conflicts: tuple[Conflict, ...] = ()
+    import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
 
     @property
     def spec(self) -> FunctionSpec:

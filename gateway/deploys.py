@@ -5,11 +5,12 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import msgspec
 
 from gateway.builds import Builds, Progress
-from gateway.deployed import Version
+from gateway.deployed import OWN_CODE, Version
 from gateway.fleet import Fleet
 from gateway.invocation import Failure, failure_of_answer, failure_of_death
 from gateway.keeper import Keeper
@@ -20,7 +21,7 @@ from gateway.store.functions import StoredFunction
 from runtime.clock import Clock
 from runtime.errors import InvocationError, StartError
 from runtime.frames import FrameKind
-from runtime.model import FunctionName, Limits, RuntimeName, ZygoteId, version_id
+from runtime.model import FunctionName, ImportCost, Limits, RuntimeName, ZygoteId, version_id
 from runtime.protocol import SandboxDied
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,15 @@ class CheckError(InvocationError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
         self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deploy that is done. phases_ms: where its time went, `total` last."""
+
+    stored: StoredFunction
+    is_new: bool
+    phases_ms: dict[str, float]
 
 
 class DeploySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,10 +77,8 @@ class Deploys:
         self._locks: dict[FunctionName, asyncio.Lock] = {}
         self._waiting: Counter[FunctionName] = Counter()
 
-    async def deploy(
-        self, name: FunctionName, settings: DeploySettings, archive: int, progress: Progress
-    ) -> tuple[StoredFunction, bool]:
-        """Deploy; the function and whether it is new. The archive's descriptor stays the caller's.
+    async def deploy(self, name: FunctionName, settings: DeploySettings, archive: int, progress: Progress) -> Deployed:
+        """Deploy. The archive's descriptor stays the caller's.
 
         Raises BuildError, CheckError, StartError. On these, and cancelled, nothing changes.
         """
@@ -85,9 +93,8 @@ class Deploys:
         async with self._turn(name):
             return await self._registry.delete(name)
 
-    async def _deploy(
-        self, name: FunctionName, settings: DeploySettings, archive: int, progress: Progress
-    ) -> tuple[StoredFunction, bool]:
+    async def _deploy(self, name: FunctionName, settings: DeploySettings, archive: int, progress: Progress) -> Deployed:
+        started_s = self._clock.monotonic_s()
         built = await self._builds.build(name, settings.runtime, settings.requirements, archive, progress)
         environment = built.environment
         version = Version(
@@ -109,23 +116,33 @@ class Deploys:
             requirements=settings.requirements,
             lock=built.lock,
             created_s=self._clock.wall_s(),
+            conflicts=built.conflicts,
         )
+        phases_ms = dict(built.phases_ms)
         before = self._registry.functions.get(name)
         if before is not None and before.current == version.id:
-            return before, False
+            return Deployed(before, is_new=False, phases_ms=phases_ms)
         try:
             progress("check", "importing the handler and the declared packages", None)
-            await self._check(version)
+            checked_s = self._clock.monotonic_s()
+            costs = await self._check(version)
+            phases_ms["check"] = (self._clock.monotonic_s() - checked_s) * 1000
         except BaseException:
             self._registry.release(version)
             raise
         # From here on the deploy is accepted: a client that leaves does not undo it.
+        version = msgspec.structs.replace(version, import_costs=costs)
         stored = await asyncio.shield(self._registry.put(version))
+        phases_ms["total"] = (self._clock.monotonic_s() - started_s) * 1000
         log.info("deployed version %s", version.id[:12], extra={"function": name})
-        return stored, before is None
+        return Deployed(stored, is_new=before is None, phases_ms=phases_ms)
 
-    async def _check(self, version: Version) -> None:
-        """Raises CheckError or StartError when the version cannot serve."""
+    async def _check(self, version: Version) -> dict[str, ImportCost]:
+        """What the imports cost. Raises CheckError or StartError when the version cannot serve.
+
+        An environment that was measured before is checked in a helper of its zygote; what costs nothing there is
+        taken from that measurement.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Ending] = loop.create_future()
 
@@ -137,22 +154,24 @@ class Deploys:
         probe = Probe(done, payload=msgspec.json.encode(imports))
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
-                zygote = await self._zygote_for(version)
-                self._fleet.probes.start(probe, next(self._fleet.tickets), zygote, version.assignment)
+                known = self._registry.import_costs(version.environment.id) if version.environment else {}
+                zygote = (known and self._zygote_with(version)) or await self._keeper.wait_source(version.runtime)
+                assignment = msgspec.structs.replace(version.assignment, is_check=True)
+                self._fleet.probes.start(probe, next(self._fleet.tickets), zygote, assignment)
                 how = await future
         except TimeoutError as error:
             detail = f"the import check did not end within {CHECK_TIMEOUT_S:g} s"
             raise CheckError(Failure(word="function-import-failed", detail=detail)) from error
         finally:
             self._fleet.probes.abandon(probe)
-        _judge(how)
+        costs = _judge(how, version)
+        return {**known, OWN_CODE: costs[OWN_CODE]} if known and OWN_CODE in costs else costs
 
-    async def _zygote_for(self, version: Version) -> ZygoteId:
-        if version.environment is not None:
-            for zygote in self._fleet.pools.sources.zygotes.values():
-                if version.environment.id in zygote.environments:
-                    return zygote.id
-        return await self._keeper.wait_source(version.runtime)
+    def _zygote_with(self, version: Version) -> ZygoteId | None:
+        """A zygote that has imported the version's environment."""
+        assert version.environment is not None
+        zygotes = self._fleet.pools.sources.zygotes.values()
+        return next((one.id for one in zygotes if version.environment.id in one.environments), None)
 
     @asynccontextmanager
     async def _turn(self, name: FunctionName) -> AsyncIterator[None]:
@@ -168,13 +187,27 @@ class Deploys:
                 del self._waiting[name], self._locks[name]
 
 
-def _judge(how: Ending) -> None:
+def _judge(how: Ending, version: Version) -> dict[str, ImportCost]:
     if isinstance(how, Answer):
         if how.kind == FrameKind.RESULT:
-            return
+            return _costs(how.payload, version)
         raise CheckError(failure_of_answer(how.payload)[1])
     if isinstance(how, SandboxDied):
         if how.error:
             raise StartError("check", how.error)
         raise CheckError(failure_of_death(how))
     raise StartError("check", how)
+
+
+def _costs(payload: bytes, version: Version) -> dict[str, ImportCost]:
+    """What the sandbox measured. It may lie: of its own environment only, and within what the check allows."""
+    try:
+        found = msgspec.json.decode(payload, type=dict[str, tuple[float, int]])
+    except msgspec.DecodeError:
+        return {}
+    names = {OWN_CODE, *(one.name for one in version.environment.distributions)} if version.environment else {OWN_CODE}
+    return {
+        name: ImportCost(min(max(ms, 0.0), CHECK_TIMEOUT_S * 1000), min(max(size, 0), version.limits.memory_bytes))
+        for name, (ms, size) in found.items()
+        if name in names
+    }

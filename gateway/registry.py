@@ -10,7 +10,7 @@ from gateway.fleet import Fleet
 from gateway.keeper import Keeper
 from gateway.scheduler.zygotes import ZygoteState
 from gateway.store.functions import FunctionStore, StoredFunction
-from runtime.model import CodeId, EnvironmentId, FunctionName
+from runtime.model import CodeId, EnvironmentId, FunctionName, ImportCost
 from runtime.protocol import Discard, ToDaemon
 
 if TYPE_CHECKING:
@@ -83,6 +83,14 @@ class Registry:
         self._old_codes.add(code)
         if environment is not None:
             self._old_environments.add(environment)
+
+    def import_costs(self, environment: EnvironmentId) -> dict[str, ImportCost]:
+        """What a deployed version measured of an environment, or nothing."""
+        for function in self.functions.values():
+            for version in function.versions:
+                if version.environment is not None and version.environment.id == environment and version.import_costs:
+                    return version.import_costs
+        return {}
 
     def tick(self) -> None:
         """Discard what is unused by now."""

@@ -1,20 +1,18 @@
-"""Entry of the builder: `base` makes a runtime's rootfs (as root), `build` makes code and environment (as nobody).
+"""Entry of the builder: `base` makes a runtime's rootfs (as root); as nobody, `build` makes code and an
+environment's manifest, `layers` makes layers.
 
 Writes JSON lines to standard output (events.py). Ends with status 0 after `done`, 1 after `failed`, 143 at SIGTERM.
 """
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
-
-import msgspec
 
 from rootfs_builder import children
 from rootfs_builder.events import Reporter
 from runtime.errors import BuildError
-
-REQUEST_BYTES_MAX = 1 << 20
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,10 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     reporter = Reporter()
     try:
-        if options.command == "base":
-            _base(options, reporter)
-        else:
-            _build(reporter)
+        {"base": _base, "build": _build, "layers": _layers}[options.command](options, reporter)
     except BuildError as error:
         reporter.failed(error)
         return 1
@@ -48,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--runtime", required=True, help="for example python3.11")
     base.add_argument("--output", required=True, type=Path, help="directory of all base rootfs")
     base.add_argument("--force", action="store_true", help="build also when there is one")
-    commands.add_parser("build", help="build what the request on standard input says")
+    commands.add_parser("build", help="build what the request on standard input, a socket, says")
+    commands.add_parser("layers", help="make the layers that the request on standard input, a socket, names")
     return parser
 
 
@@ -58,15 +54,22 @@ def _base(options: argparse.Namespace, reporter: Reporter) -> None:
     base.run(options.runtime, options.output, reporter, force=options.force)
 
 
-def _build(reporter: Reporter) -> None:
-    from rootfs_builder import build
+def _build(_: argparse.Namespace, reporter: Reporter) -> None:
+    from rootfs_builder import build, channel
 
-    line = sys.stdin.buffer.readline(REQUEST_BYTES_MAX)
-    try:
-        request = msgspec.json.decode(line, type=build.Request)
-    except msgspec.DecodeError as error:
-        raise BuildError("internal", f"cannot read the request: {error}") from error
-    build.run(request, reporter, lambda: sys.stdin.readline(build.ANSWER_BYTES_MAX))
+    with socket.socket(fileno=os.dup(0)) as source:
+        request = channel.decode(channel.read_request(source), build.Request)
+        build.run(request, reporter, channel.Channel(source, reporter))
+
+
+def _layers(_: argparse.Namespace, reporter: Reporter) -> None:
+    from rootfs_builder import channel, layering
+
+    pool = layering.executor()
+    with pool, socket.socket(fileno=os.dup(0)) as source:
+        line = channel.read_request(source)
+        if line:  # else there was nothing to make
+            layering.run(channel.decode(line, layering.Request), pool, reporter)
 
 
 if __name__ == "__main__":

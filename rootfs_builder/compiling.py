@@ -13,12 +13,13 @@ from pathlib import Path
 from rootfs_builder import trees
 from rootfs_builder.children import Command, run_all
 from runtime.errors import BuildError
+from runtime.model import RuntimeName
 
 # Runs in the target's interpreter: standard library only, also without site. One line a file: "." or "!errno".
 WORKER = """
 import errno, os, py_compile, sys
-want, root, seen, budget = sys.argv[1:]
-budget = int(budget)
+want, root, seen, depth, budget = sys.argv[1:]
+depth, budget = int(depth), int(budget)
 if "%d.%d" % sys.version_info[:2] != want:
     print("?%d.%d" % sys.version_info[:2]); sys.exit(3)
 mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -26,7 +27,8 @@ for path in sys.stdin.buffer.read().split(b"\\0"):
     path = path.decode("utf-8", "surrogateescape")
     try:
         if path and budget > 0:
-            made = py_compile.compile(root + path, dfile=seen + path, doraise=True, invalidation_mode=mode)
+            shown = seen + path.split("/", depth)[depth]
+            made = py_compile.compile(root + path, dfile=shown, doraise=True, invalidation_mode=mode)
             budget -= os.stat(made).st_size
             if budget <= 0:
                 os.unlink(made)
@@ -57,13 +59,15 @@ def compile_tree(
     *,
     inside: str,
     seen: str,
+    depth: int = 0,
     wanted: Callable[[bytes], bool] = lambda path: True,
     bytes_max: int = BYTES_MAX,
     tick: Callable[[int, int], None],
 ) -> int:
     """Compile every .py file below root for which `wanted` holds; files that do not compile are left alone.
 
-    inside: root as the interpreter sees it; seen: as sandboxes will, both with a slash at the end.
+    inside: root as the interpreter sees it; seen: as sandboxes will, both with a slash at the end. depth: how many
+    folders below root sandboxes do not see.
     bytes_max: of byte code in all; what would come beyond is left out (a short source can have a long one).
     tick(done, all) is called at least every second. Returns the number of files.
     Raises BuildError when the interpreter is another one than promised, or the disk is full.
@@ -74,10 +78,10 @@ def compile_tree(
         if entry.is_file and entry.path.endswith(b".py") and wanted(entry.path)
     ]
     environ = {**interpreter.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    parts = _parts(files, _cores())
+    parts = _parts(files, cores())
     budget = str(bytes_max // max(1, len(parts)))
     options = ("-s", "-S", "-P", "-W", "ignore", "-c", WORKER)
-    argv = (*interpreter.argv, *options, interpreter.version, inside, seen, budget)
+    argv = (*interpreter.argv, *options, interpreter.version, inside, seen, str(depth), budget)
     commands = [Command(argv, environ, stdin=b"\0".join(part)) for part in parts]
     done = 0
 
@@ -92,7 +96,8 @@ def compile_tree(
     return len(files)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this build may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -114,6 +119,26 @@ def _failure(interpreter: Interpreter, status: int, line: str) -> BuildError:
     if line.startswith("!") and line[1:].isdigit():
         return trees.writing_failed(OSError(int(line[1:]), os.strerror(int(line[1:]))), "compile the packages")
     return BuildError("install", f"cannot compile the packages: {interpreter.argv[-1]} ended with {status}: {line}")
+
+
+def interpreter(python: str, rootfs: str, runtime: RuntimeName) -> Interpreter:
+    """The host's interpreter of the runtime, else the one in the rootfs, started by the rootfs's own loader.
+
+    Raises BuildError.
+    """
+    version = runtime.removeprefix("python")
+    if python and os.path.exists(python):
+        return Interpreter((python,), version, {})
+    if not rootfs:
+        raise BuildError("internal", f"no interpreter {python!r}", hint=f"install {runtime}")
+    return rootfs_interpreter(Path(rootfs), version)
+
+
+def cached(path: str, runtime: RuntimeName) -> str:
+    """Where the byte code of a source is, for CPython of the runtime."""
+    directory, _, name = path.rpartition("/")
+    tag = "cpython-" + runtime.removeprefix("python").replace(".", "")
+    return f"{directory}{'/' if directory else ''}__pycache__/{name.removesuffix('.py')}.{tag}.pyc"
 
 
 def rootfs_interpreter(rootfs: Path, version: str) -> Interpreter:

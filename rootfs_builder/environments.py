@@ -1,25 +1,58 @@
-"""The installed packages of one lock: their id, their tree made harmless, and what they are. Builder."""
+"""The environment of one lock: which layers, in which order, and what they make together. Pure but `sanitise`.
 
-import csv
+Overlapping files are decided as pip would: it installs what others need first, and what is installed later
+overwrites. An overlay shows the uppermost layer's file, so the stack is that order upside down.
+"""
+
 import hashlib
 import keyword
-import os
-from collections.abc import Iterable
-from email.parser import BytesHeaderParser
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from packaging.markers import default_environment
+from packaging.requirements import InvalidRequirement
+from packaging.requirements import Requirement as Required
 
 from rootfs_builder import trees
 from rootfs_builder.requirements import normalised
 from runtime.errors import BuildError
-from runtime.model import Distribution, Environment, EnvironmentId, RuntimeName
+from runtime.model import (
+    Conflict,
+    Distribution,
+    Environment,
+    EnvironmentId,
+    EnvironmentManifest,
+    LayerId,
+    RuntimeName,
+)
 
-FORMAT = 1  # raise it when the same lock gives another tree, so that old trees are not taken for new ones
+FORMAT = 2  # raise it when the same lock gives another environment, so that old ones are not taken for new ones
 SEEN_AT = "/opt/env/"  # where sandboxes have an environment mounted (DESIGN section 3)
 IMPORTS_PER_DISTRIBUTION_MAX = 16
+CONFLICTS_MAX = 100  # kept of one environment
 _EXTENSION_SUFFIXES = (".so",)
 _NOT_IMPORTED = {"tests", "test", "docs", "doc", "examples", "example"}
+_EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]*)['"]""")
+
+
+class LayerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one layer: the content of its layer.json.
+
+    requires: Requires-Dist of its METADATA. files: path -> digest, from RECORD, without byte code. uncompiled:
+    sources that the compiler refused. size_bytes: on the disk.
+    """
+
+    id: LayerId
+    distribution: Distribution
+    sha256: str
+    requires: tuple[str, ...]
+    imports: tuple[str, ...]
+    files: dict[str, str]
+    uncompiled: tuple[str, ...] = ()
+    size_bytes: int = 0
 
 
 def environment_id(runtime: RuntimeName, lock: str) -> EnvironmentId:
@@ -27,31 +60,115 @@ def environment_id(runtime: RuntimeName, lock: str) -> EnvironmentId:
     return EnvironmentId(hashlib.sha256(msgspec.json.encode([FORMAT, runtime, lock])).hexdigest())
 
 
+def compose(
+    facts: Sequence[LayerFacts], *, runtime: RuntimeName, lock: str, declared: Iterable[str]
+) -> EnvironmentManifest:
+    """Stack layers. `declared`: normalised names whose modules count as imports.
+
+    Raises BuildError of kind `install` where no stack can show what pip would have made.
+    """
+    by_name = {one.distribution.name: one for one in facts}
+    order = [by_name[name] for name in reversed(install_order(facts, runtime))]
+    imports = {name for each in declared if each in by_name for name in by_name[each].imports}
+    environment = Environment(
+        id=environment_id(runtime, lock),
+        runtime=runtime,
+        distributions=tuple(sorted(one.distribution for one in facts)),
+        imports=tuple(sorted(imports)),
+    )
+    return EnvironmentManifest(
+        environment=environment,
+        lock=lock,
+        layers=tuple(one.id for one in order),
+        conflicts=tuple(find_conflicts(order))[:CONFLICTS_MAX],
+    )
+
+
+def install_order(facts: Sequence[LayerFacts], runtime: RuntimeName) -> list[str]:
+    """Names in the order in which pip would install them.
+
+    As pip's get_installation_order: what needs nothing that is left goes first, of equals the last by name.
+    Distributions in a circle, and those that need them, come last, the last by name first.
+    """
+    names = {one.distribution.name for one in facts}
+    needs = {one.distribution.name: _needed(one, runtime) & names - {one.distribution.name} for one in facts}
+    order: list[str] = []
+    while needs:
+        ready = [name for name, needed in needs.items() if not needed] or list(needs)
+        order += sorted(ready, reverse=True)
+        for name in ready:
+            del needs[name]
+        for needed in needs.values():
+            needed.difference_update(ready)
+    return order
+
+
+def find_conflicts(order: Sequence[LayerFacts]) -> list[Conflict]:
+    """Files that more than one layer has with different content; the first layer is seen. Raises BuildError."""
+    tops: dict[str, list[LayerFacts]] = defaultdict(list)
+    for one in order:
+        for top in {path.partition("/")[0] for path in one.files}:
+            tops[top].append(one)
+    found = []
+    for top, layers in sorted(tops.items()):
+        if len(layers) > 1:
+            found += _conflicts_below(top, layers)
+    return found
+
+
+def _conflicts_below(top: str, layers: Sequence[LayerFacts]) -> list[Conflict]:
+    found, seen, folders = [], dict[str, LayerFacts](), dict[str, LayerFacts]()
+    for one in layers:
+        own = [path for path in one.files if path == top or path.startswith(f"{top}/")]
+        own_folders = {str(parent) for path in own for parent in PurePosixPath(path).parents}
+        for path in own:
+            _refuse_unless(path not in folders, path, one, folders.get(path))
+            first = seen.setdefault(path, one)
+            if first is not one and first.files[path] != one.files[path]:
+                # Its byte code would be taken for that of the file above it, which has none.
+                _refuse_unless(path not in first.uncompiled, path, one, first)
+                used, hidden = first.distribution.name, one.distribution.name
+                found.append(Conflict(path=path, used=used, hidden=hidden))
+        for folder in own_folders:
+            _refuse_unless(folder not in seen, folder, one, seen.get(folder))
+            folders.setdefault(folder, one)
+    return found
+
+
+def _refuse_unless(is_fine: bool, path: str, one: LayerFacts, other: LayerFacts | None) -> None:
+    if not is_fine and other is not None:
+        names = " and ".join(sorted((one.distribution.name, other.distribution.name)))
+        raise BuildError(
+            "install", f"{names} both have {path!r} and cannot be used together", hint="do without one of them"
+        )
+
+
+def _needed(facts: LayerFacts, runtime: RuntimeName) -> set[str]:
+    """Names that a distribution requires on this runtime, with any of its extras."""
+    version = runtime.removeprefix("python")
+    environment = {key: str(value) for key, value in default_environment().items()}
+    environment |= {"python_version": version, "python_full_version": f"{version}.0"}
+    found = set()
+    for line in facts.requires:
+        try:
+            required = Required(line)
+        except InvalidRequirement:
+            continue
+        extras = ["", *_EXTRA.findall(line)]
+        if required.marker is None or any(required.marker.evaluate({**environment, "extra": e}) for e in extras):
+            found.add(normalised(required.name))
+    return found
+
+
 def sanitise(root: Path) -> None:
-    """Make an installed tree fit to be a layer: modes normalised, leftovers removed.
+    """Make an installed tree fit to be a layer: modes normalised.
 
     Raises BuildError of kind `install` for links, devices, pipes and sockets: no wheel can hold them.
     """
-    (root / ".lock").unlink(missing_ok=True)
     for entry in trees.walk(root):
         if not entry.is_file and not entry.is_directory:
             raise BuildError("install", f"the installed packages have {entry.name!r}, which is no file or directory")
         trees.normalise(entry)
-
-
-def describe(root: Path, *, runtime: RuntimeName, lock: str, declared: Iterable[str]) -> Environment:
-    """What is installed below root. `declared`: normalised names whose modules count as imports."""
-    found = {distribution.name: (distribution, directory) for distribution, directory in _installed(root)}
-    imports: set[str] = set()
-    for name in declared:
-        if name in found:
-            imports.update(importable(_recorded(found[name][1])))
-    return Environment(
-        id=environment_id(runtime, lock),
-        runtime=runtime,
-        distributions=tuple(sorted(distribution for distribution, _ in found.values())),
-        imports=tuple(sorted(imports)),
-    )
 
 
 def importable(files: Iterable[str]) -> list[str]:
@@ -78,32 +195,7 @@ def importable(files: Iterable[str]) -> list[str]:
     return sorted(".".join(each) for each in chosen)[:IMPORTS_PER_DISTRIBUTION_MAX]
 
 
-def manifest(environment: Environment, lock: str) -> bytes:
-    """The content of manifest.json: the Environment, and its lock."""
-    return msgspec.json.format(msgspec.json.encode({**msgspec.to_builtins(environment), "lock": lock}), indent=1)
-
-
 def _is_public(name: str) -> bool:
     return (
         name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_") and name not in _NOT_IMPORTED
     )
-
-
-def _installed(root: Path) -> Iterable[tuple[Distribution, Path]]:
-    for directory in sorted(root.glob("*.dist-info")):
-        try:
-            headers = BytesHeaderParser().parsebytes((directory / "METADATA").read_bytes())
-        except OSError as error:
-            raise BuildError("install", f"{directory.name} has no METADATA: {os.strerror(error.errno or 0)}") from error
-        name, version = headers.get("Name"), headers.get("Version")
-        if not name or not version:
-            raise BuildError("install", f"{directory.name} does not say its name and version")
-        yield Distribution(normalised(str(name).strip()), str(version).strip()), directory
-
-
-def _recorded(directory: Path) -> list[str]:
-    try:
-        text = (directory / "RECORD").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    return [row[0] for row in csv.reader(text.splitlines()) if row]

@@ -1,6 +1,6 @@
 """The JSON lines that a build writes to its standard output. Runs in the builder.
 
-One line is one event: `progress`, `locked`, and at the end `done` or `failed`. Nothing else is written there.
+One line is one event: `progress`, the questions `locked` and `wanted`, and at the end `done` or `failed`.
 """
 
 import os
@@ -38,9 +38,9 @@ class Reporter:
         """Repeat the last step, for a child that says nothing."""
         self.progress(*self._shown)
 
-    def locked(self, environment: str) -> None:
-        """Ask whether this environment is to be built."""
-        self._write({"event": "locked", "environment": environment})
+    def ask(self, question: str, **what: Any) -> None:
+        """A question to pagurusd (channel.py), which answers it."""
+        self._write({"event": question, **what})
 
     def done(self, **result: Any) -> None:
         """The last line of a build that succeeded."""

@@ -6,7 +6,6 @@ here, never the file itself.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,7 +20,14 @@ _HASH = re.compile(r"(?:^|\s)--hash[= ]\s*(\S+)")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _COMMENT = re.compile(r"(^|\s)#.*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
-_URL_HINT = "name a package of the index, with a version if you like: 'requests==2.31.0'"
+_DIRECT = re.compile(
+    r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*@\s*https://[^\s@#;]+\.whl#sha256=[0-9a-f]{64}(?:\s+;\s*(.*))?"
+)
+_INDEX_HINT = "name a package of the index, with a version if you like: 'requests==2.31.0'"
+_URL_HINT = (
+    f"{_INDEX_HINT}; with the setting url_requirements a wheel's address is taken too, as"
+    " 'NAME @ https://HOST/FILE.whl#sha256=DIGEST'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +50,16 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def parse(text: str) -> tuple[Requirement, ...]:
-    """Understand the text of a requirements file. Raises BuildError of kind `requirements` that names the line."""
+def parse(text: str, *, allows_urls: bool = False) -> tuple[Requirement, ...]:
+    """Understand the text of a requirements file. Raises BuildError of kind `requirements` that names the line.
+
+    allows_urls: NAME @ https://…/FILE.whl#sha256=DIGEST is taken; a repository or a path never is.
+    """
     size = len(text.encode(errors="replace"))
     if size > BYTES_MAX:
         raise _refused(f"the requirements have {size} bytes, the limit is {BYTES_MAX}", "list direct requirements only")
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
-    parsed = [_parse_line(number, line) for number, line in _joined(lines) if line]
+    parsed = [_parse_line(number, line, allows_urls=allows_urls) for number, line in _joined(lines) if line]
     if sum(1 for line in lines if line.strip()) > LINES_MAX and not all(each.is_locked for each in parsed):
         raise _refused(f"the requirements have more than {LINES_MAX} lines", "list direct requirements only")
     if len(parsed) > LINES_MAX:
@@ -85,22 +94,6 @@ def lock_text(requirements: Iterable[Requirement]) -> str:
     return "".join(block for _, block in sorted(blocks))
 
 
-def from_pylock(text: str) -> tuple[Requirement, ...]:
-    """What uv resolved, from its pylock.toml (PEP 751), which lists the wheels that fit the platform.
-
-    Raises BuildError for a package without a wheel or hash, which --only-binary should have refused.
-    """
-    locked = []
-    for package in tomllib.loads(text).get("packages", []):
-        name, version = normalised(package["name"]), package.get("version", "")
-        digests = {wheel.get("hashes", {}).get("sha256", "") for wheel in package.get("wheels", [])} - {""}
-        if not version or not digests:
-            raise _refused(f"package {name!r} has no wheel with a hash", "only wheels are supported for now")
-        hashes = tuple(sorted(f"sha256:{digest}" for digest in digests))
-        locked.append(Requirement(name, f"{name}=={version}", version=version, hashes=hashes))
-    return tuple(locked)
-
-
 def _joined(lines: Iterable[str]) -> Iterable[tuple[int, str]]:
     """Lines without comments, with continuation lines joined, and the number of the first of each."""
     first, pending = 0, ""
@@ -115,12 +108,14 @@ def _joined(lines: Iterable[str]) -> Iterable[tuple[int, str]]:
     yield first, pending.strip()
 
 
-def _parse_line(number: int, line: str) -> Requirement:
+def _parse_line(number: int, line: str, *, allows_urls: bool) -> Requirement:
     if _CONTROL.search(line):
         raise _line_refused(number, line, "has a control character", "remove it")
     if line.startswith("-"):
         option = re.split(r"[\s=]", line)[0]
         raise _line_refused(number, line, f"has the option {option}, which is not supported", _option_hint(option))
+    if allows_urls and (direct := _DIRECT.fullmatch(line)) is not None:
+        return Requirement(normalised(direct[1]), line, marker=" ".join((direct[2] or "").split()))
     _refuse_elsewhere(number, line)
     hashes = tuple(sorted(set(_HASH.findall(line))))
     plain = _HASH.sub(" ", line).strip()
@@ -141,12 +136,14 @@ def _parse_line(number: int, line: str) -> Requirement:
 def _refuse_elsewhere(number: int, line: str) -> None:
     """Refuse what is not in the index: URLs, repositories, paths; and variables, which uv would fill in."""
     before_marker = line.partition(";")[0]
-    if "://" in line or line.startswith(("git+", "hg+", "svn+", "bzr+")) or "@" in before_marker:
+    if re.search(r"\b(git|hg|svn|bzr)\+", line) or line.startswith("git@"):
+        raise _line_refused(number, line, "is a repository, whose content no hash pins", _INDEX_HINT)
+    if "://" in line or "@" in before_marker:
         raise _line_refused(number, line, "is a URL", _URL_HINT)
     if line.startswith((".", "~", "/")) or "/" in before_marker or "\\" in before_marker:
-        raise _line_refused(number, line, "is a path", _URL_HINT)
+        raise _line_refused(number, line, "is a path", _INDEX_HINT)
     if re.search(r"\.(whl|zip|tar\.gz|tar\.bz2|tar\.xz|tgz)\s*$", before_marker, re.IGNORECASE):
-        raise _line_refused(number, line, "is a file", _URL_HINT)
+        raise _line_refused(number, line, "is a file", _INDEX_HINT)
     if "${" in line:
         raise _line_refused(number, line, "has a variable", "write the version itself")
 

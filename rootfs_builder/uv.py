@@ -7,7 +7,7 @@ import configparser
 import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,19 +45,17 @@ class Uv:
     directory: Path
     environ: Mapping[str, str]
 
-    def compile(self, requirements: Path, output: Path, reporter: Reporter) -> None:
-        """Resolve requirements into a pylock.toml. Raises BuildError with uv's words."""
-        arguments = ("compile", "--format", "pylock.toml", "--output-file", str(output))
-        ended = self._run("resolve", (*arguments, "--no-header", "--no-annotate", str(requirements)), reporter)
+    def compile(self, requirements: Path, output: Path, reporter: Reporter, *, has_dependencies: bool = False) -> None:
+        """Resolve requirements into a pylock.toml. has_dependencies: they are listed too, none is to be added.
+
+        Raises BuildError with uv's words.
+        """
+        arguments = ["compile", "--format", "pylock.toml", "--output-file", str(output), "--no-header", "--no-annotate"]
+        if has_dependencies:
+            arguments.append("--no-deps")
+        ended = self._run("resolve", (*arguments, str(requirements)), reporter)
         if ended.status != 0:
             raise failure(ended.output, "requirements", "cannot resolve the requirements")
-
-    def install(self, lock: Path, target: Path, reporter: Reporter) -> None:
-        """Install a lock into target, with copies and never links of the cache's files. Raises BuildError."""
-        arguments = ("install", "--target", str(target), "--require-hashes", "--no-deps", "--link-mode", "copy")
-        ended = self._run("install", (*arguments, "--requirements", str(lock)), reporter)
-        if ended.status != 0:
-            raise failure(ended.output, "install", "cannot install the packages")
 
     def _run(self, phase: str, arguments: tuple[str, ...], reporter: Reporter) -> Finished:
         common = ("--no-config", "--no-progress", "--no-python-downloads", "--only-binary", ":all:")
@@ -81,8 +79,10 @@ def program() -> tuple[str, ...]:
     return (str(beside),) if beside.exists() else (sys.executable, "-P", "-m", "uv")
 
 
-def environment(environ: Mapping[str, str], *, cache: str, scratch: str, index_url: str) -> dict[str, str]:
-    """All that uv gets: what reaches the index, where it may write, and the index if one is set.
+def environment(
+    environ: Mapping[str, str], *, cache: str, scratch: str, index_url: str, extra_index_urls: Sequence[str] = ()
+) -> dict[str, str]:
+    """All that uv gets: what reaches the index, where it may write, and the indexes if some are set.
 
     index_url '' takes uv's own variables, then the index that pip is configured with, then uv's default. The
     index goes in a variable, not an argument: it may hold a password.
@@ -98,6 +98,8 @@ def environment(environ: Mapping[str, str], *, cache: str, scratch: str, index_u
         passed["UV_DEFAULT_INDEX"] = index_url
     elif not any(name in passed for name in _INDEX_VARIABLES) and (configured := pip_index_url(environ)):
         passed["UV_DEFAULT_INDEX"] = configured
+    if extra_index_urls:
+        passed["UV_INDEX"] = " ".join(extra_index_urls)
     return passed
 
 

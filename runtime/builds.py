@@ -1,28 +1,24 @@
 """Builds: one builder process each, its progress passed on, its result taken into the store. Runs in pagurusd.
 
-The builder speaks JSON lines (rootfs_builder). It only ever sees its own staging folder; what it made is moved
-into the store after it and all its children have ended.
+A builder only ever sees its own staging folder; what it made is moved into the store after it and all its
+children have ended. Layers are made by processes apart (layer_builds).
 """
 
 import asyncio
-import json
 import os
-import sys
+import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from runtime import spawned
+from runtime import layer_builds
+from runtime.builder_process import BuilderProcess
 from runtime.errors import BuildError, PagurusError
-from runtime.layers import Layers
-from runtime.model import DIGEST_PATTERN, CodeId, Environment, EnvironmentId, Limits
+from runtime.layer_builds import LayerBuild, LayerBuilds
+from runtime.model import DIGEST_PATTERN, CodeId, EnvironmentId, EnvironmentManifest
 from runtime.parts import Parts
 from runtime.protocol import BuildFailed, BuildProgress, BuildSucceeded, BuildVersion
-from runtime.sandbox.cgroup import Cgroup
-
-_LINE_BYTES_MAX = 1 << 20
-_BUILDER_LIMITS = Limits(memory_bytes=2 << 30, pids=256, cpu_millis=100_000)
 
 
 class Builds:
@@ -32,7 +28,7 @@ class Builds:
         self._parts = parts
         self._send = send
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._building: dict[str, asyncio.Event] = {}
+        self.layers = LayerBuilds(parts)
 
     @property
     def count(self) -> int:
@@ -60,7 +56,7 @@ class Builds:
 
     async def _run(self, request: BuildVersion, archive: int) -> None:
         try:
-            self._send(await _Build(request, archive, self._parts, self._send, self._building).run())
+            self._send(await _Build(request, archive, self._parts, self._send, self.layers).run())
         except BuildError as error:
             message = BuildFailed(build=request.build, kind=error.kind, message=error.message, hint=error.hint)
             self._send(message)
@@ -74,7 +70,7 @@ class Builds:
 
 
 class _Build:
-    """One build: process, conversation, result."""
+    """One build: its process, the conversation, the result."""
 
     def __init__(
         self,
@@ -82,140 +78,118 @@ class _Build:
         archive: int,
         parts: Parts,
         progress: Callable[[BuildProgress], None],
-        building: dict[str, asyncio.Event],
+        layers: LayerBuilds,
     ) -> None:
         self._request = request
         self._archive = archive
         self._parts = parts
         self._progress = progress
-        self._building = building
-        self._mine: str | None = None
+        self._layers = layers
+        self._environment: EnvironmentId | None = None
+        self._phases_ms: dict[str, float] = {}
+        self._phase, self._phase_began_s = "unpack", time.monotonic()
 
     async def run(self) -> BuildSucceeded:
-        """Raises BuildError. Nothing stays then."""
-        layers, name = self._parts.layers, f"build-{self._request.build}-{os.urandom(4).hex()}"
-        staging = layers.make_staging(name)
-        cgroup = self._parts.cgroups.create(name)
+        """Raises BuildError. Nothing but whole layers stays then."""
+        limit_s = self._parts.settings.build_timeout_s
+        name = f"build-{self._request.build}-{os.urandom(4).hex()}"
         try:
-            cgroup.set_limits(_BUILDER_LIMITS)
-            async with asyncio.timeout(self._parts.settings.build_timeout_s):
-                done = await self._converse(staging, cgroup)
-            return self._adopt(done, staging, layers)
+            async with asyncio.timeout(limit_s), self._layers.opened(self._request.runtime, name) as layers:
+                process = await BuilderProcess.start(self._parts, "build", name, (self._archive,))
+                try:
+                    done = await self._converse(process, layers)
+                    await process.end()
+                    return self._adopt(done, process, layers)
+                finally:
+                    await process.aclose()
         except TimeoutError:
-            limit_s = self._parts.settings.build_timeout_s
             raise BuildError("limit", f"the build took longer than build_timeout_s, {limit_s:.0f} s") from None
-        finally:
-            cgroup.kill()
-            cgroup.close()
-            self._parts.bury(cgroup)
-            layers.discard_path(staging)
-            if self._mine is not None:
-                self._building.pop(self._mine).set()
 
-    async def _converse(self, staging: Path, cgroup: Cgroup) -> dict[str, object]:
-        requests_read, requests_write = os.pipe2(os.O_CLOEXEC)
-        events_read, events_write = os.pipe2(os.O_CLOEXEC)
-        archive_fd = 3
-        command = [sys.executable, "-I", "-m", "rootfs_builder", "build"]
-        environ = {
-            **spawned.passed_environ(os.environ),
-            "HOME": str(self._parts.layers.cache),
-            "TMPDIR": str(staging),
-        }
-        try:
-            pid = spawned.start_as(
-                self._parts.settings.builder_user,
-                command,
-                environ=environ,
-                descriptors=[requests_read, events_write, 2, self._archive],
-                cgroup=cgroup,
-                directory=str(staging),
-            )
-        except BaseException:
-            for fd in (requests_read, events_write, requests_write, events_read):
-                os.close(fd)
-            raise
-        ended = self._parts.reaper.expect(pid)
-        os.close(requests_read)
-        os.close(events_write)
-        with open(requests_write, "wb", buffering=0) as requests:
-            requests.write(self._first_line(staging, archive_fd))
-            reader = asyncio.StreamReader(limit=_LINE_BYTES_MAX)
-            loop = asyncio.get_running_loop()
-            events = open(events_read, "rb", buffering=0)  # noqa: SIM115  closed by the transport
-            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), events)
-            try:
-                return await self._events(reader, requests.write)
-            finally:
-                transport.close()
-                cgroup.kill()
-                await ended
+    async def _converse(self, process: BuilderProcess, layers: LayerBuild) -> dict[str, Any]:
+        await process.request(self._what(process))
+        async for event in process.events():
+            kind = event["event"]
+            if kind == "progress":
+                self._tell(event)
+                if event["phase"] == "resolve":
+                    await layers.prepare()
+            elif kind == "locked":
+                self._environment = EnvironmentId(_check_digest(str(event["environment"])))
+                is_known = self._parts.layers.has_environment(self._environment)
+                process.answer("known" if is_known else "new")
+            elif kind == "wanted":
+                wanted = [layer_builds.checked(entry) for entry in event["wanted"]]
+                self._layers.pin(layers, wanted)
+                self._enter("layers")
+                await layers.make(wanted, self._tell)
+                self._enter("compose")
+                facts = layer_builds.facts_file(self._parts, layers.layers)
+                try:
+                    process.answer("layers", facts)
+                finally:
+                    os.close(facts)
+            elif kind == "done":
+                return event
+        raise AssertionError("events end with done or an error")
 
-    def _first_line(self, staging: Path, archive_fd: int) -> bytes:
+    def _what(self, process: BuilderProcess) -> dict[str, Any]:
         settings = self._parts.settings
-        request = {
+        return {
             "runtime": self._request.runtime,
             "requirements": self._request.requirements,
-            "staging": str(staging),
-            "archive_fd": archive_fd,
+            "staging": str(process.staging),
+            "archive_fd": 3,
             "cache_dir": str(self._parts.layers.cache),
             "index_url": settings.index_url,
+            "extra_index_urls": settings.extra_index_urls,
+            "url_requirements": settings.url_requirements,
             "unpacked_bytes": settings.unpacked_bytes,
             "archive_entries": settings.archive_entries,
             "python": f"/usr/bin/{self._request.runtime}",
             "rootfs": str(self._parts.layers.root_lowers(self._request.runtime)[-1]),
         }
-        return json.dumps(request).encode() + b"\n"
 
-    async def _events(self, reader: asyncio.StreamReader, answer: Callable[[bytes], object]) -> dict[str, object]:
-        while True:
-            line = await reader.readline()
-            if not line:
-                raise BuildError("internal", "the builder ended without a result", hint="see the log of pagurusd")
-            event = json.loads(line)
-            if event["event"] == "progress":
-                self._progress(
-                    BuildProgress(
-                        build=self._request.build,
-                        phase=str(event["phase"])[:40],
-                        message=str(event["message"])[:2000],
-                        fraction=event.get("fraction"),
-                    )
-                )
-            elif event["event"] == "locked":
-                answer(await self._decide(str(event["environment"])))
-            elif event["event"] == "failed":
-                raise BuildError(str(event["kind"]), str(event["message"])[:60_000], hint=str(event.get("hint", "")))
-            elif event["event"] == "done":
-                return dict(event)
+    def _tell(self, event: dict[str, Any]) -> None:
+        phase = str(event["phase"])[:40]
+        if phase in ("unpack", "resolve"):
+            self._enter(phase)
+        self._progress(
+            BuildProgress(
+                build=self._request.build,
+                phase=phase,
+                message=str(event["message"])[:2000],
+                fraction=event.get("fraction"),
+            )
+        )
 
-    async def _decide(self, environment: str) -> bytes:
-        """Whether this build installs the environment, or finds it in the store: two builds at once do it once."""
-        _check_digest(environment)
-        while True:
-            if self._parts.layers.has_environment(EnvironmentId(environment)):
-                return b"skip\n"
-            other = self._building.get(environment)
-            if other is None:
-                self._building[environment] = asyncio.Event()
-                self._mine = environment
-                return b"build\n"
-            await other.wait()
+    def _enter(self, phase: str) -> None:
+        """Time from here on is this phase's."""
+        now_s = time.monotonic()
+        spent_ms = (now_s - self._phase_began_s) * 1000
+        self._phases_ms[self._phase] = self._phases_ms.get(self._phase, 0.0) + spent_ms
+        self._phase, self._phase_began_s = phase, now_s
 
-    def _adopt(self, done: dict[str, object], staging: Path, layers: Layers) -> BuildSucceeded:
+    def _adopt(self, done: dict[str, Any], process: BuilderProcess, layers: LayerBuild) -> BuildSucceeded:
+        store = self._parts.layers
         code = CodeId(_check_digest(str(done["code"])))
-        environment: Environment | None = None
         if done.get("environment") is not None:
-            environment = msgspec.convert(done["environment"], Environment)
-            _check_digest(environment.id)
-            if self._mine is not None:
-                if environment.id != self._mine:
-                    raise BuildError("internal", "the builder made another environment than it had locked")
-                layers.adopt_environment(staging / "environment", environment.id)
-            environment = layers.environment(environment.id)
-        layers.adopt_code(staging / "code", code)
-        lock = layers.lock(environment.id) if environment is not None else ""
-        return BuildSucceeded(build=self._request.build, code=code, environment=environment, lock=lock)
+            manifest = msgspec.convert(done["environment"], EnvironmentManifest)
+            is_as_wanted = set(manifest.layers) == set(layers.layers)
+            if manifest.environment.id != self._environment or not is_as_wanted:
+                raise BuildError("internal", "the builder made another environment than it had locked")
+            store.put_environment(manifest)
+        store.adopt_code(process.staging / "code", code)
+        manifest_of = store.manifest(self._environment) if self._environment is not None else None
+        self._enter("adopted")
+        phases_ms = {**self._phases_ms, **layers.phases_ms}
+        return BuildSucceeded(
+            build=self._request.build,
+            code=code,
+            environment=manifest_of.environment if manifest_of else None,
+            conflicts=manifest_of.conflicts if manifest_of else (),
+            lock=manifest_of.lock if manifest_of else "",
+            phases_ms={name: spent_ms for name, spent_ms in phases_ms.items() if name != "adopted"},
+        )
 
 
 def _check_digest(text: str) -> str:

@@ -47,7 +47,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     archive_entries: int = 20_000
     build_timeout_s: float = 600.0
     builds_at_once: int = 2
+    environment_bytes: int = 4096 * MIB  # of all packages of a function, unpacked
     index_url: str = ""  # package index; '' takes the index that pip is configured with
+    extra_index_urls: tuple[str, ...] = ()  # asked before index_url
+    url_requirements: bool = False  # whether a requirement may be a wheel's https address with its hash
     records_kept: int = 100_000
     log_level: str = "info"
 
@@ -78,6 +81,12 @@ def listen_address(settings: Settings) -> tuple[str, int]:
     return host, int(port)
 
 
+def public(settings: Settings) -> dict[str, Any]:
+    """The settings as builtins, without the addresses of indexes, which may hold passwords."""
+    values = dict(msgspec.to_builtins(settings))
+    return values | {"index_url": "", "extra_index_urls": []}
+
+
 def _read_file(path: Path | None) -> dict[str, Any]:
     chosen = path or DEFAULT_CONFIG_PATH
     if path is None and not chosen.exists():
@@ -90,9 +99,12 @@ def _read_file(path: Path | None) -> dict[str, Any]:
         raise ConfigError(f"cannot read {chosen}: {error}") from error
 
 
-def _read_variables(environ: Mapping[str, str]) -> dict[str, str]:
+def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
-    return {known[key]: value for key, value in environ.items() if key in known}
+    found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known}
+    if "extra_index_urls" in found:
+        found["extra_index_urls"] = found["extra_index_urls"].split()
+    return found
 
 
 def _check(settings: Settings) -> None:

@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
-import msgspec
 import uvloop
 
 from runtime import config, doctor, logs, protocol
@@ -196,7 +195,7 @@ class _Daemon:
             node=parts.node,
             run=parts.run,
             version=version("pagurus"),
-            settings=msgspec.to_builtins(self._settings),
+            settings=config.public(self._settings),
             runtimes=runtimes,
             checks=self._checks,
         )

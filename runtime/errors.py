@@ -15,6 +15,8 @@ PagurusError
 Messages are lower case without a period. `hint` is the next step where there is one.
 """
 
+from typing import Any
+
 
 class PagurusError(Exception):
     """Base of all errors of ours. `hint`: what the reader can do, or ''."""
@@ -26,6 +28,10 @@ class PagurusError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pass from one process to another whatever the constructor takes."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class ConfigError(PagurusError):
@@ -87,3 +93,10 @@ class PoolExhaustedError(PagurusError):
 
 class ProtocolError(PagurusError):
     """A peer sent what the protocol does not allow."""
+
+
+def _restored(kind: type[PagurusError], arguments: tuple[Any, ...], state: dict[str, Any]) -> PagurusError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error

@@ -1,30 +1,40 @@
-"""What lies on disk under the state directory: base root file systems, environments, code. Runs in pagurusd.
+"""What lies on disk under the state directory: base root file systems, layers, environments, code. Runs in pagurusd.
 
 Directories are made beside their name and renamed; the parents of what sandboxes mount belong to root and are
 0700, so that no builder that still lives can touch a layer that is in use.
 """
 
 import hashlib
-import json
 import os
 import pwd
 import shutil
 import socket
-from collections.abc import Mapping
+import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from runtime import packets
 from runtime.config import Settings
-from runtime.errors import RequirementError, StartError
+from runtime.errors import BuildError, RequirementError, StartError
 from runtime.fork import warm
-from runtime.model import CodeId, Environment, EnvironmentId, RuntimeName
-from runtime.sandbox import children
+from runtime.model import CodeId, EnvironmentId, EnvironmentManifest, LayerId, RuntimeName
+from runtime.sandbox import children, mounts
 from runtime.sandbox.children import Steps
 
+FACTS, FACTS_BYTES_MAX = "layer.json", 32 << 20
 _MOUNT_POINTS = ("code", "opt/env", "proc", "sys", "dev", "tmp", "opt/pagurus")
-_INSIDE = ("frames.py", "fork/__init__.py", "fork/zygote.py", "fork/worker.py", "fork/purge.py", "fork/warm.py")
+_INSIDE = (
+    "frames.py",
+    "fork/__init__.py",
+    "fork/zygote.py",
+    "fork/worker.py",
+    "fork/purge.py",
+    "fork/warm.py",
+    "fork/measure.py",
+    "fork/ownership.py",
+)
 
 
 class Layers:
@@ -40,7 +50,7 @@ class Layers:
     def open(self) -> None:
         """Make the folders with their owners and modes, and the skeleton of every sandbox's root."""
         self._folder("", 0o711)
-        for name in ("code", "environments", "trash"):
+        for name in ("code", "environments", "layers", "trash"):
             self._folder(name, 0o700)
         for name in ("rootfs", "skeleton", "empty", "anchor"):
             self._folder(name, 0o755)
@@ -72,22 +82,30 @@ class Layers:
     def code_lowers(self, code: CodeId) -> list[Path]:
         return [self._present("code", code), self._root / "empty"]
 
-    def environment_lowers(self, environments: list[EnvironmentId]) -> list[Path]:
-        """Layers of the union of environments."""
-        return [*(self._present("environments", e) / "fs" for e in environments), self._root / "empty"]
+    def environment_lowers(self, environments: Sequence[EnvironmentId]) -> list[Path]:
+        """Layers of the union of environments, each once. Raises StartError when it is one too many for an overlay."""
+        layers = dict.fromkeys(layer for one in environments for layer in self.manifest(one).layers)
+        if len(layers) > mounts.LOWERS_MAX - 1:
+            raise StartError("rootfs", f"{len(layers)} packages together, the limit is {mounts.LOWERS_MAX - 1}")
+        return [*(self._present("layers", layer) / "fs" for layer in layers), self._root / "empty"]
 
     def has_environment(self, environment: EnvironmentId) -> bool:
         return (self._root / "environments" / environment / "manifest.json").is_file()
 
-    def environment(self, environment: EnvironmentId) -> Environment:
-        """Read a manifest. Raises StartError."""
-        path = self._present("environments", environment) / "manifest.json"
-        return msgspec.json.decode(path.read_bytes(), type=Environment)
+    def has_layer(self, layer: LayerId) -> bool:
+        return (self._root / "layers" / layer / FACTS).is_file()
 
-    def lock(self, environment: EnvironmentId) -> str:
-        """The lock an environment was installed from."""
-        manifest = json.loads((self._present("environments", environment) / "manifest.json").read_bytes())
-        return str(manifest.get("lock", ""))
+    def manifest(self, environment: EnvironmentId) -> EnvironmentManifest:
+        """What an environment is made of. Raises StartError."""
+        path = self._present("environments", environment) / "manifest.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=EnvironmentManifest)
+        except (OSError, msgspec.DecodeError) as error:
+            raise StartError("rootfs", f"environment {environment[:12]} cannot be read: {error}") from error
+
+    def facts(self, layer: LayerId) -> bytes:
+        """The JSON of what the builder knows of a layer."""
+        return (self._present("layers", layer) / FACTS).read_bytes()
 
     def make_staging(self, name: str) -> Path:
         """A folder of the builder's own. Given up by `discard_path`."""
@@ -97,12 +115,32 @@ class Layers:
         """Take a staged code tree under its id; one that is there already is kept."""
         self._adopt(staged, self._root / "code" / code)
 
-    def adopt_environment(self, staged: Path, environment: EnvironmentId) -> None:
-        """Take a staged environment under its id."""
-        self._adopt(staged, self._root / "environments" / environment)
+    def adopt_layer(self, staged: Path, layer: LayerId) -> None:
+        """Take a staged layer under its id, after all processes of its builder have ended. Raises BuildError."""
+        facts = os.lstat(staged / FACTS)
+        if (
+            not stat.S_ISREG(facts.st_mode)
+            or facts.st_size > FACTS_BYTES_MAX
+            or not stat.S_ISDIR(os.lstat(staged / "fs").st_mode)
+        ):
+            raise BuildError("internal", f"layer {layer[:12]} is not as the builder should have made it")
+        self._adopt(staged, self._root / "layers" / layer)
+
+    def put_environment(self, manifest: EnvironmentManifest) -> None:
+        """Store an environment, all of whose layers are there."""
+        name = manifest.environment.id
+        target = self._root / "environments" / name
+        if target.exists():
+            return
+        beside = self._folder(f"environments/.{name}", 0o755)
+        with open(beside / "manifest.json", "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, target)
 
     def discard(self, kind: str, name: str) -> None:
-        """Remove `code` or `environments` NAME, if it is there; the deleting is a child's work."""
+        """Remove `code`, `environments` or `layers` NAME, if it is there; the deleting is a child's work."""
         path = self._root / kind / name
         if path.is_dir():
             self.discard_path(path)
@@ -131,7 +169,8 @@ class Layers:
 
     def clear_leftovers(self) -> int:
         """At start: builds of an earlier run are rubbish. Returns how many folders that were."""
-        folders = [*(self._root / "staging").iterdir(), *self._temporary("code"), *self._temporary("environments")]
+        kinds = ("code", "environments", "layers")
+        folders = [*(self._root / "staging").iterdir(), *(path for kind in kinds for path in self._temporary(kind))]
         for path in folders:
             os.rename(path, self._root / "trash" / f"{path.name}-{os.urandom(4).hex()}")
         self.empty_trash()

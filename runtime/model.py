@@ -14,6 +14,7 @@ FunctionName = NewType("FunctionName", str)
 RuntimeName = NewType("RuntimeName", str)  # "python3.11"
 CodeId = NewType("CodeId", str)  # 64 hex: content of the code directory
 EnvironmentId = NewType("EnvironmentId", str)  # 64 hex: lock + runtime
+LayerId = NewType("LayerId", str)  # 64 hex: one distribution's file + runtime
 VersionId = NewType("VersionId", str)  # 64 hex: code + environment + settings
 ZygoteId = NewType("ZygoteId", str)
 SandboxId = NewType("SandboxId", str)
@@ -25,6 +26,7 @@ HANDLER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+
 DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 MIB = 1 << 20
+LAYER_FORMAT = 1  # raise it when the same wheel gives another tree, so that old trees are not taken for new ones
 
 
 class StartKind(StrEnum):
@@ -74,6 +76,30 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     imports: tuple[str, ...] = ()
 
 
+class ImportCost(msgspec.Struct, frozen=True):
+    """What importing one distribution took, without what it imports of others: wall clock and private memory."""
+
+    ms: float
+    memory_bytes: int
+
+
+class Conflict(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that two distributions have with different content: `used`'s is seen, as it is installed last."""
+
+    path: str
+    used: str
+    hidden: str
+
+
+class EnvironmentManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """An environment in the store. layers: the first on top, as pip would have installed them from last to first."""
+
+    environment: Environment
+    lock: str
+    layers: tuple[LayerId, ...]
+    conflicts: tuple[Conflict, ...] = ()
+
+
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """All that a sandbox needs to become a function's. Holds secrets: never logged."""
 
@@ -84,9 +110,15 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     environment: EnvironmentId | None
     limits: Limits
     environ: dict[str, str] = {}
+    is_check: bool = False  # of a deploy's import check: costs are measured
 
     def __repr__(self) -> str:
         return f"Assignment(function={self.function!r}, version={self.version[:12]!r})"
+
+
+def layer_id(runtime: RuntimeName, sha256: str) -> LayerId:
+    """The layer of a distribution file with this digest (64 hex), as installed for `runtime`."""
+    return LayerId(hashlib.sha256(msgspec.json.encode([LAYER_FORMAT, runtime, sha256])).hexdigest())
 
 
 def version_id(

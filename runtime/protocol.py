@@ -13,6 +13,7 @@ from runtime.errors import ProtocolError
 from runtime.model import (
     Assignment,
     CodeId,
+    Conflict,
     Environment,
     EnvironmentId,
     FunctionName,
@@ -160,7 +161,11 @@ class Welcome(_Message, frozen=True, kw_only=True):
 
 
 class ZygoteReady(_Message, frozen=True, kw_only=True):
-    """A zygote is parked and can fork. `import_ms`: per module of `imports`; failed ones are in `failed`."""
+    """A zygote is parked and can fork. `import_ms`: per module of `imports`; failed ones are in `failed`.
+
+    environments: those it can help, which may be fewer than it has: functions of the others would find modules
+    that are not as their own environment makes them.
+    """
 
     zygote: ZygoteId
     runtime: RuntimeName
@@ -244,12 +249,17 @@ class BuildProgress(_Message, frozen=True, kw_only=True):
 
 
 class BuildSucceeded(_Message, frozen=True, kw_only=True):
-    """Code and environment are in the store. `environment` is None when nothing was required."""
+    """Code and environment are in the store. `environment` is None when nothing was required.
+
+    phases_ms: where the time went: unpack, resolve, layers (of it install, with the downloads, and compile), compose.
+    """
 
     build: int
     code: CodeId
     environment: Environment | None
     lock: str = ""
+    conflicts: tuple[Conflict, ...] = ()
+    phases_ms: dict[str, float] = {}
 
 
 class BuildFailed(_Message, frozen=True, kw_only=True):

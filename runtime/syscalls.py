@@ -86,6 +86,7 @@ _NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
+_libc.syncfs.argtypes = [ctypes.c_int]
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syscall.restype = ctypes.c_long
@@ -134,6 +135,15 @@ def unshare(flags: CloneFlag) -> None:
 def setns(fd: int, flags: CloneFlag) -> None:
     """Enter a namespace, or several of a pidfd's process; setns(2). A mount namespace wants a single thread."""
     _check(_libc.setns(fd, int(flags)), "setns", str(flags))
+
+
+def syncfs(path: str | os.PathLike[str]) -> None:
+    """Write the file system that holds path to its disk; syncfs(2)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.syncfs(fd), "syncfs", os.fspath(path))
+    finally:
+        os.close(fd)
 
 
 def clone_sibling() -> int:

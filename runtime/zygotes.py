@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from runtime import packets, syscalls
@@ -92,6 +92,12 @@ class ZygoteHost:
             raise
         self._is_booting = False
         assert self._cgroup is not None
+        for environment, extensions in imported.uncovered.items():
+            log.warning(
+                "zygote=%s cannot help environment %s: there %s would import differently and cannot be imported again",
+                *(self.id, environment[:12], extensions),
+            )
+        self.environments = tuple(one for one in self.environments if one not in imported.uncovered)
         self.ready = ZygoteReady(
             zygote=self.id,
             runtime=self.runtime,
@@ -105,7 +111,8 @@ class ZygoteHost:
 
     async def _boot(self) -> client.Imported:
         parts = self._parts
-        known = {name: parts.layers.environment(name) for name in self.environments}
+        known = {name: parts.layers.manifest(name).environment for name in self.environments}
+        _refuse_conflict(known.values())
         self._first_uid = parts.ranges.acquire()
         self._parent = parts.cgroups.create(self._path)
         self._parent.allow_entry(self._first_uid)
@@ -113,7 +120,7 @@ class ZygoteHost:
         self._cgroup.allow_entry(self._first_uid)
         tree = [*self._tree(None), Attachment(mounts.tmpfs(ZYGOTE_TMP_BYTES), "tmp", "tmp")]
         if known:
-            union = parts.layers.environment_lowers(list(known))
+            union = parts.layers.environment_lowers(self.environments)
             tree.append(Attachment(parts.overlays.clone(f"union {self.id}", union), "opt/env", "environment"))
         try:
             self._namespace = await UserNamespace.create(
@@ -164,7 +171,8 @@ class ZygoteHost:
 
     def set_targets(self, targets: dict[EnvironmentId | None, int]) -> None:
         """How many standbys to keep, by the environment mounted in them."""
-        self._targets = dict(targets)
+        targets = {one: count for one, count in targets.items() if one is None or one in self.environments}
+        self._targets = targets
         for environment in list(self._empty):
             if environment not in targets:
                 for unused in self._empty.pop(environment):
@@ -355,6 +363,15 @@ class ZygoteHost:
     @property
     def pid(self) -> int:
         return self._client.pid if self._client is not None else -1
+
+
+def _refuse_conflict(environments: Iterable[Environment]) -> None:
+    """One version of a distribution only: modules are told apart by its name. Raises StartError."""
+    versions: dict[str, str] = {}
+    for environment in environments:
+        for one in environment.distributions:
+            if versions.setdefault(one.name, one.version) != one.version:
+                raise StartError("rootfs", f"{one.name} would be there as {versions[one.name]} and as {one.version}")
 
 
 def _close(tree: list[Attachment]) -> None:

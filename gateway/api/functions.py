@@ -104,8 +104,10 @@ class FunctionRoutes:
                 events.put_nowait(event)
 
         try:
-            stored, is_new = await self._services.deploys.deploy(name, settings, archive, progress)
-            return (201 if is_new else 200), resource(stored, with_versions=True), None
+            done = await self._services.deploys.deploy(name, settings, archive, progress)
+            deploy_ms = {phase: round(spent_ms, 1) for phase, spent_ms in done.phases_ms.items()}
+            body = {**resource(done.stored, with_versions=True), "deploy_ms": deploy_ms}
+            return (201 if done.is_new else 200), body, None
         except CheckError as error:
             failure, status = error.failure, problems.DEPLOY_STATUS
         except BuildError as error:
@@ -174,6 +176,8 @@ def _version(version: Version) -> dict[str, Any]:
         "environment": environment.id if environment else None,
         "distributions": [f"{one.name}=={one.version}" for one in environment.distributions] if environment else [],
         "imports": list(environment.imports) if environment else [],
+        "import_costs": msgspec.to_builtins(version.import_costs),
+        "conflicts": msgspec.to_builtins(version.conflicts),
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from runtime.model import Environment, EnvironmentId, RuntimeName, ZygoteId
 from runtime.protocol import StandbyTarget
 
-ENVIRONMENTS_PER_ZYGOTE_MAX = 500  # keeps EnsureZygote below protocol.MESSAGE_BYTES_MAX
+ENVIRONMENTS_PER_ZYGOTE_MAX = 200  # keeps EnsureZygote below protocol.MESSAGE_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from runtime.errors import ConfigError
 
 Result = TypeVar("Result")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 
 # MIGRATIONS[n] leads from schema n to n + 1.
@@ -34,6 +34,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE records (
         seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, function TEXT NOT NULL, body TEXT NOT NULL, output TEXT
     );
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN conflicts TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE versions ADD COLUMN import_costs TEXT NOT NULL DEFAULT '{}';
     """,
 )
 

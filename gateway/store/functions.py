@@ -3,14 +3,21 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
 from gateway.deployed import Version
 from gateway.store.database import Database
-from runtime.model import Environment, FunctionName, Limits, VersionId
+from runtime.model import FunctionName, VersionId
 
 VERSIONS_KEPT = 20  # of one function; older ones than these are forgotten, the current one never
+
+_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs")
+_COLUMNS = (
+    *("function", "id", "code", "environment", "runtime", "handler", "limits", "environ", "requirements", "lock"),
+    *("created_s", "conflicts", "import_costs"),
+)
 
 
 class StoredFunction(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,9 +94,11 @@ def _put(connection: sqlite3.Connection, version: Version) -> None:
         version.requirements,
         version.lock,
         version.created_s,
+        _json(version.conflicts),
+        _json(version.import_costs),
     )
     # The same content again is the same version, with the time of its first deploy.
-    connection.execute("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    connection.execute("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     connection.execute(
         "INSERT INTO functions VALUES (?1, ?2, ?3, ?3)"
         " ON CONFLICT (name) DO UPDATE SET version = ?2, updated_s = ?3 WHERE version != ?2",
@@ -106,7 +115,7 @@ def _load(connection: sqlite3.Connection, name: FunctionName | None = None) -> l
     versions: dict[str, list[Version]] = {}
     where = "" if name is None else "WHERE function = ?"
     arguments = () if name is None else (name,)
-    columns = "function, id, code, environment, runtime, handler, limits, environ, requirements, lock, created_s"
+    columns = ", ".join(_COLUMNS)
     query = f"SELECT {columns} FROM versions {where} ORDER BY created_s DESC, id"  # noqa: S608 - constants
     for row in connection.execute(query, arguments):
         versions.setdefault(row[0], []).append(_version(row))
@@ -120,24 +129,12 @@ def _load(connection: sqlite3.Connection, name: FunctionName | None = None) -> l
     ]
 
 
-def _version(row: tuple[str, ...]) -> Version:
-    function, number, code, environment, runtime, handler, limits, environ, requirements, lock, created_s = row
-    return msgspec.convert(
-        {
-            "function": function,
-            "id": number,
-            "code": code,
-            "environment": msgspec.json.decode(environment, type=Environment) if environment else None,
-            "runtime": runtime,
-            "handler": handler,
-            "limits": msgspec.json.decode(limits, type=Limits),
-            "environ": msgspec.json.decode(environ, type=dict[str, str]),
-            "requirements": requirements,
-            "lock": lock,
-            "created_s": created_s,
-        },
-        Version,
-    )
+def _version(row: tuple[Any, ...]) -> Version:
+    values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+    for name in _JSON_COLUMNS:
+        if values[name] is not None:
+            values[name] = msgspec.json.decode(values[name])
+    return msgspec.convert(values, Version)
 
 
 def _json(value: object) -> str:

@@ -41,10 +41,11 @@ def command(interpreter: str, module: str = "zygote") -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What a zygote holds: ms per imported module, and why others failed."""
+    """What a zygote holds: ms per imported module, why others failed, and which environments it cannot help."""
 
     import_ms: dict[str, float]
     failed: dict[str, str]
+    uncovered: dict[EnvironmentId, str]
 
 
 class ZygoteClient:
@@ -71,7 +72,7 @@ class ZygoteClient:
         message = {
             "kind": "configure",
             "imports": list(imports),
-            "environments": {key: [[d.name, d.version] for d in value] for key, value in environments.items()},
+            "environments": {key: [one.name for one in value] for key, value in environments.items()},
             "zygote_filter": base64.b64encode(zygote_filter).decode(),
             "helper_filter": base64.b64encode(helper_filter).decode(),
         }
@@ -89,6 +90,7 @@ class ZygoteClient:
             result = Imported(
                 {name: float(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
                 {name: str(answer["failed"][name])[:500] for name in imports if name in answer["failed"]},
+                {key: str(answer["uncovered"][key])[:500] for key in environments if key in answer["uncovered"]},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StartError("imports", "the zygote sent a malformed report") from error

@@ -1,70 +1,19 @@
-"""Which modules of a zygote belong to which distribution, and how a helper forgets what it did not declare.
+"""How a helper forgets what it must not have inherited. Runs inside helpers: standard library only.
 
-Runs inside zygotes and helpers: standard library only. Removing modules is hygiene, not a boundary (DESIGN
-section 6): it makes a function behave the same however it was started.
+Removing modules is hygiene, not a boundary (DESIGN section 6): it makes a function behave the same however it was
+started.
 """
 
-import csv
-import os
-import re
 import sys
 from types import ModuleType
+from typing import Any
 
 ENVIRONMENT = "/opt/env"
-_stash: list[ModuleType] = []  # purged modules stay alive here: no destructor of theirs runs in a helper
-
-
-def normalised(name: str) -> str:
-    """Distribution name as PEP 503 has it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def file_owners(directory: str = ENVIRONMENT) -> dict[str, tuple[str, str]]:
-    """Path below `directory` -> (distribution, version), from every RECORD there."""
-    owners: dict[str, tuple[str, str]] = {}
-    for entry in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
-        if not entry.endswith(".dist-info"):
-            continue
-        stem, _, version = entry[: -len(".dist-info")].partition("-")
-        owner = (normalised(stem), version)
-        try:
-            with open(f"{directory}/{entry}/RECORD", newline="") as record:
-                for row in csv.reader(record):
-                    if row:
-                        owners[os.path.normpath(row[0])] = owner
-        except OSError:
-            continue
-    return owners
-
-
-def module_owners(owners: dict[str, tuple[str, str]], directory: str = ENVIRONMENT) -> dict[str, tuple[str, str]]:
-    """Imported module -> its distribution, for modules whose file lies below `directory`.
-
-    A module without a file (namespace package, built by another module) belongs to its parent's
-    distribution; one that has no owner at all counts as undeclared by everybody.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    prefix = directory + "/"
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.startswith(prefix):
-            found[name] = owners.get(file[len(prefix) :], ("", ""))
-    for name, module in list(sys.modules.items()):
-        if name in found or "." not in name or getattr(module, "__file__", None):
-            continue
-        parent = name.rpartition(".")[0]
-        if parent in found:
-            found[name] = found[parent]
-    return found
-
-
-def undeclared(modules: dict[str, tuple[str, str]], declared: set[tuple[str, str]]) -> tuple[str, ...]:
-    """Names of imported modules that a function with these distributions must not see."""
-    return tuple(name for name, owner in modules.items() if owner not in declared)
+_stash: list[object] = []  # forgotten modules stay alive here: no destructor of theirs runs in a helper
 
 
 def purge(names: tuple[str, ...]) -> None:
-    """Forget modules, on their parents too, and what the import system remembers of directories."""
+    """Forget modules, on their parents too, their import hooks, and what the import system knows of directories."""
     modules = sys.modules
     for name in names:
         module = modules.pop(name, None)
@@ -74,7 +23,18 @@ def purge(names: tuple[str, ...]) -> None:
         parent, _, child = name.rpartition(".")
         if parent in modules:
             vars(modules[parent]).pop(child, None)
+    _drop_hooks(sys.meta_path, set(names))
+    _drop_hooks(sys.path_hooks, set(names))
     forget_directories()
+
+
+def _drop_hooks(hooks: list[Any], forgotten: set[str]) -> None:
+    _stash.extend(hook for hook in hooks if _is_of(hook, forgotten))
+    hooks[:] = [hook for hook in hooks if not _is_of(hook, forgotten)]
+
+
+def _is_of(hook: object, modules: set[str]) -> bool:
+    return getattr(hook, "__module__", None) in modules or type(hook).__module__ in modules
 
 
 def forget_directories(prefix: str = ENVIRONMENT) -> None:
@@ -88,3 +48,6 @@ def forget_directories(prefix: str = ENVIRONMENT) -> None:
                 invalidate = getattr(finder, "invalidate_caches", None)
                 if invalidate is not None:
                     invalidate()
+    metadata: ModuleType | None = sys.modules.get("importlib.metadata")
+    if metadata is not None:  # it remembers folders by their time of change, which two environments may share
+        metadata.MetadataPathFinder.invalidate_caches()

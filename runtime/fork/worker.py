@@ -12,13 +12,14 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import MAGIC_NUMBER
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from ..frames import HEADER, HEADER_BYTES, MAGIC, ErrorKind, FrameKind, pack
-from . import purge
+from . import measure, ownership, purge
 
 CONTROL_FD, INVOCATION_FD = 3, 4
 CODE = "/code"
@@ -64,10 +65,10 @@ class Failure(Exception):
         }
 
 
-def live(undeclared: tuple[str, ...], timings_ns: tuple[int, int, int], *, standby: bool) -> None:
+def live(forgotten: tuple[str, ...], timings_ns: tuple[int, int, int], *, standby: bool) -> None:
     """Everything a helper does until it exits. Does not return."""
-    if undeclared:
-        purge.purge(undeclared)
+    if forgotten:
+        purge.purge(forgotten)
     if standby:
         for _ in range(_REHEARSALS_STANDBY):
             rehearse()
@@ -122,9 +123,11 @@ class Function:
         if assignment["environment_is_new"]:
             purge.forget_directories()
         self._failure: Failure | None = None
+        self._meter = measure.Meter(ownership.file_owners()) if assignment.get("is_check") else None
         started_ns = time.monotonic_ns()
         try:
-            self._handler, self._wants_context = _load(assignment["handler"], code)
+            with self._meter or nullcontext():
+                self._handler, self._wants_context = _load(assignment["handler"], code)
         except Failure as failure:
             self._failure = failure
         self._import_us = min((time.monotonic_ns() - started_ns) // 1000, 0xFFFFFFFF)
@@ -144,7 +147,7 @@ class Function:
             if self._failure is not None:
                 raise self._failure
             if kind == FrameKind.CHECK:
-                answer = _check_imports(json.loads(payload))
+                answer = self._check_imports(json.loads(payload))
             else:
                 self._context.aws_request_id = frame_id.decode("ascii", "replace")
                 self._context._deadline_s = time.monotonic() + time_left_ms / 1000
@@ -159,6 +162,17 @@ class Function:
         _write(self._socket, pack(kind, frame_id, answer, self._import_us, min(run_us, 0xFFFFFFFF)))
         self._import_us = 0
         return goes_on
+
+    def _check_imports(self, names: list[str]) -> bytes:
+        """Import what is declared; the costs of it and of the handler's import, by distribution."""
+        meter = self._meter or measure.Meter({})
+        with meter:
+            for name in names:
+                try:
+                    __import__(name)
+                except BaseException as error:
+                    raise _described(ErrorKind.IMPORT, error) from None
+        return json.dumps(meter.costs()).encode()
 
     def _receive(self) -> tuple[int, bytes, bytes, int] | None:
         """The next frame: kind, id, payload, counter; None at the end of the stream or out of step with it."""
@@ -288,18 +302,6 @@ def _positional_count(function: Any, handler: str) -> int:
         message = f"{handler} takes {count} positional parameters; it must take (param) or (event, context)"
         raise Failure(ErrorKind.HANDLER, "HandlerSignature", message)
     return 1 if takes_any else (2 if required == 2 or (count >= 2 and required != 1) else 1)
-
-
-def _check_imports(names: list[str]) -> bytes:
-    times_ms = {}
-    for name in names:
-        started_ns = time.monotonic_ns()
-        try:
-            __import__(name)
-        except BaseException as error:
-            raise _described(ErrorKind.IMPORT, error) from None
-        times_ms[name] = (time.monotonic_ns() - started_ns) / 1e6
-    return json.dumps(times_ms).encode()
 
 
 def _described(kind: str, error: BaseException) -> Failure:

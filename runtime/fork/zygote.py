@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from . import _spawn, purge, warm, worker
+from . import _spawn, ownership, purge, warm, worker
 
 CONTROL_FD = 3
 _MESSAGE_BYTES_MAX = 1 << 20
@@ -31,7 +31,7 @@ class Zygote:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._undeclared: dict[str, tuple[str, ...]] = {}
+        self._forgotten: dict[str, tuple[str, ...]] = {}
 
     def configure(self, message: dict[str, Any]) -> None:
         """Confine this process, import, warm, and say what was imported how fast."""
@@ -39,12 +39,17 @@ class Zygote:
         _spawn.confine(base64.b64decode(message["zygote_filter"]))
         for name in _PRELOADED.split():
             __import__(name)
-        times_ms, failed = _import_all(message["imports"])
-        owners = purge.module_owners(purge.file_owners())
+        before = frozenset(sys.modules)
+        with ownership.ImportGraph() as graph:
+            times_ms, failed = _import_all(message["imports"])
+        owners = ownership.module_owners(ownership.file_owners(), before)
+        uncovered: dict[str, str] = {}
         for environment, distributions in message["environments"].items():
-            declared = {(name, version) for name, version in distributions}
-            self._undeclared[environment] = purge.undeclared(owners, declared)
-        self._undeclared[""] = tuple(owners)
+            forgotten, extensions = ownership.foreign(owners, graph.importers, distributions)
+            self._forgotten[environment] = forgotten
+            if extensions:
+                uncovered[environment] = ", ".join(extensions[:5])
+        self._forgotten[""] = tuple(owners)
         warm.warm_packages()
         for _ in range(_REHEARSALS):
             worker.rehearse()
@@ -52,8 +57,8 @@ class Zygote:
         faulthandler.enable()  # a crash of user code leaves its traceback on stderr
         gc.collect()
         gc.freeze()
-        threads = _threads()
-        self._send({"kind": "ready", "import_ms": times_ms, "failed": failed, "threads": threads})
+        report = {"import_ms": times_ms, "failed": failed, "uncovered": uncovered, "threads": _threads()}
+        self._send({"kind": "ready", **report})
 
     def spawn(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Fork one helper. Returns in the zygote only."""
@@ -62,7 +67,7 @@ class Zygote:
             return
         control, invocation, out, err, net, mnt, *rest = descriptors
         cgroup = rest.pop(0) if message["has_cgroup"] else -1
-        undeclared = self._undeclared[message["environment"] or ""]
+        forgotten = self._forgotten[message["environment"] or ""]
         warm.reseed()  # here, not in the helper: these pages are private already
         try:
             pid, pidfd = _spawn.spawn(
@@ -74,7 +79,7 @@ class Zygote:
             return
         if pid == 0:
             try:
-                worker.live(undeclared, _spawn.timings(), standby=message["standby"])
+                worker.live(forgotten, _spawn.timings(), standby=message["standby"])
             finally:
                 os._exit(71)
         self._send({"kind": "spawned", "id": message["id"]}, [pidfd])

@@ -16,7 +16,7 @@ from runtime.syscalls import CloneFlag, MountAttr, MountFlag
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
-LOWERS_MAX = 200  # /proc/self/fd/NNN names in mount(2)'s page of options
+LOWERS_MAX = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,21 @@ class MountDesk:
     def overlay(self, lowers: Iterable[Path]) -> str:
         """Attach a read-only overlay of two or more directories, the first on top; no upper. Where it is.
 
-        Layers are named by descriptors, so that /proc/self/mountinfo inside shows no path of the host.
+        Layers are named by descriptors, so that /proc/self/mountinfo inside shows no path of the host; relative to
+        /proc/self/fd, since the options have one page and 500 absolute names would not fit.
         """
         descriptors = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
         place = self._place()
         try:
             assert 2 <= len(descriptors) <= LOWERS_MAX
-            names = ":".join(f"/proc/self/fd/{fd}" for fd in descriptors)
             flags = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
-            syscalls.mount("overlay", place, "overlay", flags, f"lowerdir={names}")
+            os.chdir("/proc/self/fd")
+            syscalls.mount("overlay", place, "overlay", flags, f"lowerdir={':'.join(map(str, descriptors))}")
         except BaseException:
             os.rmdir(place)
             raise
         finally:
+            os.fchdir(self._root)
             for fd in descriptors:
                 os.close(fd)
         return place

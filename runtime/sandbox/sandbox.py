@@ -245,6 +245,7 @@ def _message(assignment: Assignment, *, environment_is_new: bool) -> bytes:
             "memory_bytes": limits.memory_bytes,
             "result_bytes": limits.result_bytes,
             "environment_is_new": environment_is_new,
+            **({"is_check": True} if assignment.is_check else {}),
         }
     ).encode()
 

@@ -1,0 +1,204 @@
+"""Distributions become layers: downloaded, installed, compiled, each into a folder of its own. Builder.
+
+A process of its own, started by pagurusd while the lock is still being resolved, so that nothing waits for its
+imports. It sees wheels only: not the function's code, and not the layers that there are already.
+"""
+
+import asyncio
+import csv
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from email.parser import HeaderParser
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rootfs_builder import compiling, downloads, environments, trees, uv, wheels
+from rootfs_builder.environments import LayerFacts
+from rootfs_builder.events import Reporter
+from rootfs_builder.locks import Locked
+from rootfs_builder.suites import Suite, suite_of
+from runtime import syscalls
+from runtime.errors import BuildError
+from runtime.model import Distribution, LayerId, RuntimeName, layer_id
+
+TREE, FACTS = "fs", "layer.json"  # of one layer
+_DEPTH = 2  # ID/fs/ above the paths that sandboxes see
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What pagurusd asks for, as one JSON line.
+
+    staging: an empty directory of the builder's user; layers/ID is made in it. python, rootfs: see build.Request.
+    built: wheels that were built from sdists, by the sdist's sha256.
+    """
+
+    runtime: RuntimeName
+    staging: str
+    wanted: tuple[Locked, ...]
+    environment_bytes: int
+    index_url: str = ""
+    extra_index_urls: tuple[str, ...] = ()
+    python: str = ""
+    rootfs: str = ""
+    built: dict[str, str] = {}
+
+
+def executor() -> ProcessPoolExecutor:
+    """Processes that install wheels: unpacking holds the interpreter's lock too long for threads."""
+    pool = ProcessPoolExecutor(max_workers=compiling.cores(), mp_context=get_context("fork"))
+    for _ in range(compiling.cores()):
+        pool.submit(os.getpid)  # forks now, before there is an event loop and a session
+    return pool
+
+
+def run(request: Request, pool: Executor, reporter: Reporter) -> None:
+    """Make all layers and report them. Raises BuildError; what was made so far stays in staging."""
+    suite = suite_of(request.runtime)
+    root = Path(request.staging) / "layers"
+    root.mkdir(mode=trees.DIRECTORY_MODE)
+    started_s = time.monotonic()
+    asyncio.run(_install_all(request, suite, root, pool, reporter))
+    installed_s = time.monotonic()
+    _compile(request, suite, root, reporter)
+    compiled_s = time.monotonic()
+    syscalls.syncfs(root)  # the renames that follow must not be on the disk before the files
+    facts = [_describe(suite, root, one) for one in request.wanted]
+    reporter.done(
+        layers=[fact.id for fact in facts],
+        install_ms=(installed_s - started_s) * 1000,
+        compile_ms=(compiled_s - installed_s) * 1000,
+    )
+
+
+async def _install_all(request: Request, suite: Suite, root: Path, pool: Executor, reporter: Reporter) -> None:
+    scratch = Path(request.staging) / "downloads"
+    scratch.mkdir(mode=0o700)
+    environ = uv.environment(
+        os.environ,
+        cache="",
+        scratch=str(scratch),
+        index_url=request.index_url,
+        extra_index_urls=request.extra_index_urls,
+    )
+    total = sum(one.size for one in request.wanted)
+    unpacked, finished = 0, 0
+    count = len(request.wanted)
+    reporter.progress("download", f"fetching {_packages(count)}, {total / 1e6:.1f} MB", 0.0)
+
+    async def one(locked: Locked, fetching: downloads.Downloads) -> None:
+        nonlocal unpacked, finished
+
+        def tick() -> None:
+            done = fetching.done_bytes
+            share = min(done / total, 1.0) if total else None
+            reporter.tick("download", f"fetched {done / 1e6:.1f} of {total / 1e6:.1f} MB", share)
+
+        path = Path(request.built.get(locked.sha256, scratch / locked.filename))
+        if locked.is_source and locked.sha256 not in request.built:
+            raise BuildError("internal", f"{locked.filename} was not built")
+        if locked.sha256 not in request.built:
+            await fetching.fetch(locked, path, tick)
+        layer = root / layer_id(request.runtime, locked.sha256)
+        layer.mkdir(mode=trees.DIRECTORY_MODE)
+        (layer / TREE).mkdir(mode=trees.DIRECTORY_MODE)
+        left = request.environment_bytes - unpacked
+        install = asyncio.get_running_loop().run_in_executor
+        unpacked += await install(pool, _install_one, path, layer / TREE, suite.runtime, left)
+        finished += 1
+        reporter.progress("install", f"installed {locked.name} {locked.version}", finished / count)
+
+    async with downloads.opened(environ, bytes_max=request.environment_bytes) as fetching:
+        try:
+            async with asyncio.TaskGroup() as group:
+                # the largest first: it takes longest
+                for locked in sorted(request.wanted, key=lambda each: -each.size):
+                    group.create_task(one(locked, fetching))
+        except* (BuildError, BrokenProcessPool) as errors:
+            raise _first(errors) from errors
+    if unpacked > request.environment_bytes:
+        raise BuildError(
+            "limit",
+            f"the packages unpack to {unpacked >> 20} MiB, environment_bytes is {request.environment_bytes >> 20} MiB",
+            hint="raise environment_bytes, or do without a package",
+        )
+    shutil.rmtree(scratch)
+
+
+def _install_one(path: Path, root: Path, runtime: str, bytes_max: int) -> int:
+    """Runs in a process of the pool."""
+    size = wheels.install(path, root, python=f"/usr/bin/{runtime}", bytes_max=bytes_max)
+    with suppress(FileNotFoundError):
+        path.unlink()
+    return size
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> BuildError:
+    for error in errors.exceptions:
+        if isinstance(error, BuildError):
+            return error
+        if isinstance(error, BaseExceptionGroup):
+            return _first(error)
+    return BuildError("limit", "a process that installs packages died", hint="it may have met the memory limit")
+
+
+def _compile(request: Request, suite: Suite, root: Path, reporter: Reporter) -> None:
+    def tick(done: int, total: int) -> None:
+        reporter.tick("compile", f"compiled {done} of {total} modules", done / total)
+
+    def wanted(path: bytes) -> bool:
+        return not path.split(b"/", _DEPTH)[-1].startswith(b"bin/")
+
+    environments.sanitise(root)
+    reporter.progress("compile", "compiling the packages", 0.0)
+    count = compiling.compile_tree(
+        compiling.interpreter(request.python, request.rootfs, suite.runtime),
+        root,
+        inside=f"{root}/",
+        seen=environments.SEEN_AT,
+        depth=_DEPTH,
+        wanted=wanted,
+        tick=tick,
+    )
+    environments.sanitise(root)
+    reporter.progress("compile", f"compiled {count} modules", 1.0)
+
+
+def _describe(suite: Suite, root: Path, locked: Locked) -> LayerFacts:
+    layer = root / layer_id(suite.runtime, locked.sha256)
+    info = next((layer / TREE).glob("*.dist-info"))
+    headers = HeaderParser().parsestr((info / "METADATA").read_text(encoding="utf-8", errors="replace"))
+    files = dict(_recorded(info / "RECORD"))
+    entries = list(trees.walk(layer))
+    sources = {os.path.normpath(path) for path in files if path.endswith(".py") and not path.startswith("bin/")}
+    made = {os.fsdecode(entry.path) for entry in entries if entry.path.endswith(b".pyc")}
+    compiled = {path for path in sources if compiling.cached(f"{TREE}/{path}", suite.runtime) in made}
+    facts = LayerFacts(
+        id=LayerId(layer.name),
+        distribution=Distribution(locked.name, locked.version),
+        sha256=locked.sha256,
+        uncompiled=tuple(sorted(sources - compiled)),
+        requires=tuple(str(line) for line in headers.get_all("Requires-Dist", ())),
+        imports=tuple(environments.importable(files)),
+        files=files,
+        size_bytes=sum(entry.status.st_blocks * 512 for entry in entries),
+    )
+    (layer / FACTS).write_bytes(msgspec.json.encode(facts))
+    return facts
+
+
+def _recorded(record: Path) -> Iterator[tuple[str, str]]:
+    """Path -> digest ('' for RECORD itself) of what is installed."""
+    for row in csv.reader(record.read_text(encoding="utf-8").splitlines()):
+        yield os.path.normpath(row[0]), row[1].partition("=")[2]
+
+
+def _packages(count: int) -> str:
+    return "1 package" if count == 1 else f"{count} packages"

@@ -1,0 +1,155 @@
+"""Layers that are being made: each by one build, whoever else needs it waits. Runs in pagurusd.
+
+Nothing that waits for a layer makes one meanwhile, so builds cannot wait for each other in a circle. A layer
+that fails is made again by the next who needs it.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from runtime.builder_process import BuilderProcess
+from runtime.errors import BuildError
+from runtime.model import DIGEST_PATTERN, LayerId, RuntimeName, layer_id
+from runtime.parts import Parts
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """One distribution as the builder has locked it (rootfs_builder.locks.Locked): passed on, but for its hash."""
+
+    name: str
+    version: str
+    filename: str
+    url: str
+    sha256: str
+    size: int = 0
+    is_source: bool = False
+
+
+class LayerBuilds:
+    """All of the node. `pinned`: layers that running builds rely on, which must not be discarded."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._making: dict[LayerId, asyncio.Event] = {}
+        self.pinned: Counter[LayerId] = Counter()
+
+    @asynccontextmanager
+    async def opened(self, runtime: RuntimeName, name: str) -> AsyncIterator["LayerBuild"]:
+        """What one build wants of layers; `name` is unique."""
+        build = LayerBuild(self._parts, self._making, runtime, name)
+        try:
+            yield build
+        finally:
+            self.pinned.subtract(build.layers)
+            self.pinned += Counter()  # drops the zeros
+            await build.aclose()
+
+    def pin(self, build: "LayerBuild", wanted: Iterable[Wanted]) -> None:
+        """From now on the layers of these are kept, until the build ends."""
+        build.layers = [layer_id(build.runtime, one.sha256) for one in wanted]
+        self.pinned.update(build.layers)
+
+
+class LayerBuild:
+    """One build's part. Its process is started early by `prepare`, so that its imports are done when it is needed."""
+
+    def __init__(self, parts: Parts, making: dict[LayerId, asyncio.Event], runtime: RuntimeName, name: str) -> None:
+        self.runtime = runtime
+        self.layers: Sequence[LayerId] = ()
+        self.phases_ms: dict[str, float] = {}
+        self._parts = parts
+        self._making = making
+        self._name = name
+        self._process: BuilderProcess | None = None
+        self._count = 0
+
+    async def prepare(self) -> None:
+        """Start the process. Raises OSError."""
+        if self._process is None:
+            self._count += 1
+            self._process = await BuilderProcess.start(self._parts, "layers", f"{self._name}-layers-{self._count}")
+
+    async def make(self, wanted: Sequence[Wanted], progress: Progress) -> None:
+        """Return when all layers are there. Raises BuildError."""
+        while missing := {
+            layer: one
+            for one in wanted
+            if not self._parts.layers.has_layer(layer := layer_id(self.runtime, one.sha256))
+        }:
+            mine = {layer: one for layer, one in missing.items() if layer not in self._making}
+            if mine:
+                await self._make_mine(mine, progress)
+            else:
+                await self._making[next(iter(missing))].wait()
+
+    async def _make_mine(self, mine: dict[LayerId, Wanted], progress: Progress) -> None:
+        for layer in mine:
+            self._making[layer] = asyncio.Event()
+        try:
+            await self.prepare()
+            process, self._process = self._process, None
+            assert process is not None
+            try:
+                await self._converse(process, list(mine.values()), progress)
+                await process.end()  # from here on nothing of it can touch what it made
+                for layer in mine:
+                    self._parts.layers.adopt_layer(process.staging / "layers" / layer, layer)
+            finally:
+                await process.aclose()
+        finally:
+            for layer in mine:
+                self._making.pop(layer).set()
+
+    async def _converse(self, process: BuilderProcess, wanted: list[Wanted], progress: Progress) -> None:
+        settings = self._parts.settings
+        await process.request(
+            {
+                "runtime": self.runtime,
+                "staging": str(process.staging),
+                "wanted": msgspec.to_builtins(wanted),
+                "environment_bytes": settings.environment_bytes,
+                "index_url": settings.index_url,
+                "extra_index_urls": settings.extra_index_urls,
+                "python": f"/usr/bin/{self.runtime}",
+                "rootfs": str(self._parts.layers.root_lowers(self.runtime)[-1]),
+            }
+        )
+        async for event in process.events():
+            if event["event"] == "progress":
+                progress(event)
+            elif event["event"] == "done":
+                for name in ("install", "compile"):
+                    self.phases_ms[name] = self.phases_ms.get(name, 0.0) + float(event[f"{name}_ms"])
+
+    async def aclose(self) -> None:
+        """End a process that was not needed."""
+        if self._process is not None:
+            await self._process.aclose()
+            self._process = None
+
+
+def facts_file(parts: Parts, layers: Iterable[LayerId]) -> int:
+    """A file in memory with the JSON list of the layers' facts; the caller closes it."""
+    fd = os.memfd_create("facts", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(b"[" + b",".join(parts.layers.facts(layer) for layer in layers) + b"]")
+    return fd
+
+
+def checked(entry: object) -> Wanted:
+    """One distribution of a builder's question. Raises BuildError."""
+    try:
+        wanted = msgspec.convert(entry, Wanted)
+    except msgspec.ValidationError as error:
+        raise BuildError("internal", f"the builder wants what cannot be: {error}") from error
+    if not DIGEST_PATTERN.fullmatch(wanted.sha256):
+        raise BuildError("internal", "the builder sent a malformed hash")
+    return wanted
