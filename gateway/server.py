@@ -129,7 +129,7 @@ class Gateway:
         keeper = Keeper(settings, clock, fleet, send, welcome.runtimes)
         registry = Registry(FunctionStore(database), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
-        questions = NodeQuestions(send)
+        questions = NodeQuestions(self._link.send)
         handlers = {
             protocol.ZygoteReady: keeper.ready,
             protocol.ZygoteFailed: keeper.failed,
@@ -141,6 +141,7 @@ class Gateway:
             protocol.BuildSucceeded: builds.succeeded,
             protocol.BuildFailed: builds.failed,
             protocol.NodeStatus: questions.answered,
+            protocol.GarbageCollected: questions.answered,
             protocol.Drain: self._ask_drain,
         }
 

@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     build_timeout_s: float = 600.0
     builds_at_once: int = 2
     environment_bytes: int = 4096 * MIB  # of all packages of a function, unpacked
+    store_bytes: int = 20480 * MIB  # layers beyond this that nothing needs go, least recently used first
     index_url: str = ""  # package index; '' takes the index that pip is configured with
     extra_index_urls: tuple[str, ...] = ()  # asked before index_url
     url_requirements: bool = False  # whether a requirement may be a wheel's https address with its hash

@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from runtime import graves, protocol
+from runtime import graves, protocol, sealed
 from runtime.builds import Builds
 from runtime.errors import PagurusError, StartError
+from runtime.garbage import Garbage
 from runtime.graves import Graves
-from runtime.model import Assignment, EnvironmentId, SandboxId, ZygoteId
+from runtime.model import Assignment, CodeId, EnvironmentId, SandboxId, ZygoteId
 from runtime.parts import Parts
 from runtime.reaper import Exit
 from runtime.sandbox.sandbox import Sandbox, State
@@ -44,6 +45,7 @@ class Node:
         self._emptied = asyncio.Event()
         self.counters: Counter[str] = Counter()
         self._graves = Graves(self.counters)
+        self._garbage = Garbage(parts, self._in_use)
         self._actions: dict[type, Callable[[Any], None]] = {
             protocol.AssignSandbox: self._assign,
             protocol.StartSandbox: self._start,
@@ -52,7 +54,7 @@ class Node:
             protocol.EnsureZygote: self._ensure,
             protocol.DropZygote: self._drop,
             protocol.CancelBuild: lambda message: self._builds.cancel(message.build),
-            protocol.Discard: self._discard,
+            protocol.Discard: self._garbage.discard,
             protocol.GetNodeStatus: lambda message: send(self.status(message.ticket), []),
         }
         parts.bury = self._graves.bury
@@ -73,11 +75,15 @@ class Node:
     # --- messages of the gateway
 
     def handle(self, message: protocol.ToDaemon, descriptors: list[int]) -> None:
-        """Do what one message says. `descriptors` are owned by the call."""
-        if isinstance(message, protocol.BuildVersion) and len(descriptors) == 1:
-            self._builds.start(self._tasks, message, descriptors.pop())
-        for fd in descriptors:
-            os.close(fd)
+        """Do what one message says. `descriptors` are owned by the call. Raises ProtocolError."""
+        try:
+            if isinstance(message, protocol.BuildVersion) and len(descriptors) == 1:
+                self._builds.start(self._tasks, message, descriptors.pop())
+            elif isinstance(message, protocol.CollectGarbage) and len(descriptors) == 1:
+                self._collect(message, sealed.unseal(descriptors[0], protocol.Keep))
+        finally:
+            for fd in descriptors:
+                os.close(fd)
         action = self._actions.get(type(message))
         if action is not None:
             action(message)
@@ -347,17 +353,18 @@ class Node:
         self._graves.bury(sandbox.cgroup)
         host.sandbox_gone(sandbox)
 
-    def _discard(self, message: protocol.Discard) -> None:
-        codes = {s.assignment.code for s in self._sandboxes.values() if s.assignment is not None}
-        environments = {e for host in self._zygotes.values() for e in host.environments}
-        for code in message.codes:
-            if code not in codes:
-                self._parts.overlays.forget(f"code {code}")
-                self._parts.layers.discard("code", code)
-        for environment in message.environments:
-            if environment not in environments:
-                self._parts.overlays.forget(environment)
-                self._parts.layers.discard("environments", environment)
+    def _collect(self, message: protocol.CollectGarbage, keep: protocol.Keep) -> None:
+        async def collect() -> None:
+            self._send(await self._garbage.collect(message, keep), [])
+
+        self._spawn_task(collect())
+
+    def _in_use(self) -> tuple[set[CodeId], set[EnvironmentId]]:
+        """Code and environments that are mounted somewhere."""
+        assigned = [s.assignment for s in self._sandboxes.values() if s.assignment is not None]
+        mounted = {one for host in self._zygotes.values() for one in host.mounted}
+        mounted |= {s.environment for s in self._sandboxes.values() if s.environment is not None}
+        return {a.code for a in assigned}, mounted | {a.environment for a in assigned if a.environment is not None}
 
     def end_all(self) -> None:
         """Kill every sandbox and end every zygote; their exits are still to be reaped."""

@@ -128,6 +128,23 @@ class Discard(_Message, frozen=True, kw_only=True):
     environments: tuple[EnvironmentId, ...] = ()
 
 
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """What the versions of all functions need. Passed as a sealed file (runtime.sealed)."""
+
+    codes: frozenset[CodeId]
+    environments: frozenset[EnvironmentId]
+
+
+class CollectGarbage(_Message, frozen=True, kw_only=True):
+    """Remove, or only list, what neither Keep nor anything live needs; comes with one descriptor: a sealed Keep.
+
+    No build may be about to be answered. Answered by GarbageCollected.
+    """
+
+    ticket: int
+    dry_run: bool
+
+
 class GetNodeStatus(_Message, frozen=True, kw_only=True):
     """Ask for NodeStatus."""
 
@@ -291,6 +308,30 @@ class NodeStatus(_Message, frozen=True, kw_only=True):
     counters: dict[str, int] = {}
 
 
+class GarbageItem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that nothing needs. kind: code, environment, layer, rootfs. used_s: wall clock, 0 if unknown."""
+
+    kind: str
+    id: str
+    label: str = ""
+    size_bytes: int = 0
+    used_s: float = 0.0
+
+
+class GarbageCollected(_Message, frozen=True, kw_only=True):
+    """Answer to CollectGarbage. items: the largest; `count` and freed_bytes are of all.
+
+    layers_bytes: what all layers had before. store_bytes: the setting.
+    """
+
+    ticket: int
+    items: tuple[GarbageItem, ...]
+    count: int
+    freed_bytes: int
+    layers_bytes: int
+    store_bytes: int
+
+
 class Drain(_Message, frozen=True, kw_only=True):
     """Stop taking work, finish what runs within `grace_s`, then exit with status 0."""
 
@@ -308,6 +349,7 @@ ToDaemon = (
     | BuildVersion
     | CancelBuild
     | Discard
+    | CollectGarbage
     | GetNodeStatus
 )
 ToGateway = (
@@ -323,6 +365,7 @@ ToGateway = (
     | BuildSucceeded
     | BuildFailed
     | NodeStatus
+    | GarbageCollected
     | Drain
 )
 

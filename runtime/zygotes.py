@@ -53,7 +53,8 @@ class ZygoteHost:
     ) -> None:
         self.id = zygote_id
         self.runtime = runtime
-        self.environments = environments
+        self.environments = environments  # those it can help
+        self.mounted = environments
         self._imports = imports
         self._parts = parts
         self._on_parked = on_parked

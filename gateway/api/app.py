@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gateway.api.functions import FunctionRoutes
+from gateway.api.garbage import GarbageRoutes
 from gateway.api.http import HostGuard, Route, Router, Server
 from gateway.api.invocations import InvocationRoutes
 from gateway.api.node import NodeRoutes
@@ -17,6 +18,7 @@ def make_router(services: Services, store_dir: Path) -> Router:
     invocations = InvocationRoutes(services)
     node = NodeRoutes(services)
     sandboxes = SandboxRoutes(services)
+    garbage = GarbageRoutes(services)
     return Router(
         [
             Route("GET", "/", node.index),
@@ -31,6 +33,7 @@ def make_router(services: Services, store_dir: Path) -> Router:
             Route("DELETE", "/v1/sandboxes", sandboxes.end_idle),
             Route("DELETE", "/v1/sandboxes/{id}", sandboxes.end),
             Route("GET", "/v1/zygotes", node.zygotes),
+            Route("POST", "/v1/gc", garbage.collect),
             Route("GET", "/v1/status", node.status),
             Route("GET", "/healthz", node.healthz),
             Route("GET", "/readyz", node.readyz),

@@ -22,6 +22,7 @@ COMMANDS = {
     "ls": ("gateway.cli.listing", "list_functions", "List the functions."),
     "ps": ("gateway.cli.listing", "list_sandboxes", "List the live sandboxes and zygotes."),
     "rm": ("gateway.cli.listing", "remove", "Remove functions."),
+    "gc": ("gateway.cli.gc", "collect", "Remove code and packages that no function needs."),
     "evict": ("gateway.cli.evict", "evict", "End idle sandboxes."),
     "status": ("gateway.cli.status", "status", "Show the state of the node."),
     "logs": ("gateway.cli.logs", "logs", "Show what an invocation, or the last ones of a function, printed."),
