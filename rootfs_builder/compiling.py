@@ -59,12 +59,14 @@ def compile_tree(
     seen: str,
     wanted: Callable[[bytes], bool] = lambda path: True,
     bytes_max: int = BYTES_MAX,
+    workers: int | None = None,
     tick: Callable[[int, int], None],
 ) -> int:
     """Compile every .py file below root for which `wanted` holds; files that do not compile are left alone.
 
     inside: root as the interpreter sees it; seen: as sandboxes will, both with a slash at the end.
     bytes_max: of byte code in all; what would come beyond is left out (a short source can have a long one).
+    workers: None takes one a core; byte code is the same bit by bit only for the same files and the same number.
     tick(done, all) is called at least every second. Returns the number of files.
     Raises BuildError when the interpreter is another one than promised, or the disk is full.
     """
@@ -74,7 +76,7 @@ def compile_tree(
         if entry.is_file and entry.path.endswith(b".py") and wanted(entry.path)
     ]
     environ = {**interpreter.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    parts = _parts(files, _cores())
+    parts = _parts(files, workers or _cores())
     budget = str(bytes_max // max(1, len(parts)))
     options = ("-s", "-S", "-P", "-W", "ignore", "-c", WORKER)
     argv = (*interpreter.argv, *options, interpreter.version, inside, seen, budget)
