@@ -4,7 +4,6 @@ It knows zygotes, sandboxes and builds by id. It decides nothing about which fun
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections import Counter
@@ -12,7 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from runtime import graves, protocol, sealed
+from runtime import graves, protocol, reports, sealed
+from runtime.base_builds import BaseBuilds
 from runtime.builds import Builds
 from runtime.errors import PagurusError, StartError
 from runtime.garbage import Garbage
@@ -40,6 +40,7 @@ class Node:
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._hosts: dict[SandboxId, ZygoteHost] = {}
         self._builds = Builds(parts, lambda message: send(message, []))
+        self.bases = BaseBuilds(parts, lambda message: send(message, []), self.mounted_bases)
         self._group: asyncio.TaskGroup | None = None
         self._is_ending = False
         self._emptied = asyncio.Event()
@@ -53,7 +54,9 @@ class Node:
             protocol.KillSandbox: self._kill,
             protocol.EnsureZygote: self._ensure,
             protocol.DropZygote: self._drop,
-            protocol.CancelBuild: lambda message: self._builds.cancel(message.build),
+            protocol.BuildRuntime: lambda message: self.bases.start(self._tasks, message),
+            protocol.DropRuntime: self.bases.drop,
+            protocol.CancelBuild: self._cancel_build,
             protocol.Discard: self._garbage.discard,
             protocol.GetNodeStatus: lambda message: send(self.status(message.ticket), []),
         }
@@ -67,6 +70,8 @@ class Node:
                 while True:
                     await asyncio.sleep(graves.RETRY_S if self._graves or self._is_ending else IDLE_TICK_S)
                     self._graves.dig()
+                    if not self._builds.count:
+                        self.bases.tick()
                     if self._is_ending and self.is_empty:
                         self._emptied.set()
         finally:
@@ -102,25 +107,21 @@ class Node:
     def cancel_builds(self) -> None:
         """Builds of a gateway that is gone have nobody who waits for them."""
         self._builds.cancel_all()
+        self.bases.cancel_all()
+
+    def mounted_bases(self) -> set[str]:
+        """Folder names of the base rootfs that a zygote or a sandbox has mounted."""
+        return {host.base for host in (*self._zygotes.values(), *self._hosts.values())}
+
+    def _cancel_build(self, message: protocol.CancelBuild) -> None:
+        self._builds.cancel(message.build)
+        self.bases.cancel(message.build)
 
     def status(self, ticket: int) -> protocol.NodeStatus:
         """What the kernel says of every sandbox, and the counters."""
-        rows = []
-        for sandbox in self._sandboxes.values():
-            with contextlib.suppress(OSError):
-                rows.append(
-                    protocol.SandboxStatus(
-                        sandbox=sandbox.id,
-                        zygote=sandbox.zygote,
-                        state=sandbox.state.name.lower(),
-                        memory_bytes=sandbox.cgroup.memory_bytes(),
-                        pid=sandbox.pid,
-                        uid=sandbox.uid,
-                        frozen=sandbox.frozen,
-                    )
-                )
-        # one packet holds about 1,500 rows; more are not shown
-        return protocol.NodeStatus(ticket=ticket, sandboxes=tuple(rows[:1500]), counters=dict(self.counters))
+        return protocol.NodeStatus(
+            ticket=ticket, sandboxes=reports.rows(self._sandboxes.values()), counters=dict(self.counters)
+        )
 
     # --- zygotes
 
@@ -328,27 +329,13 @@ class Node:
         """The sandbox's first process is reaped; the kernel has killed the others of its pid namespace."""
         if not sandbox.was_ready:
             sandbox.error = sandbox.error or sandbox.start_failure()
-        out_of_memory = False
-        with contextlib.suppress(OSError):
-            out_of_memory = sandbox.cgroup.oom_kills() > 0
         if sandbox.is_live:
             sandbox.become(State.DYING)
         sandbox.become(State.GONE)
         self.counters["sandboxes_ended"] += 1
         host = self._hosts.pop(sandbox.id)
         self._sandboxes.pop(sandbox.id, None)
-        self._send(
-            protocol.SandboxDied(
-                sandbox=sandbox.id,
-                exit_status=ended.exit_status,
-                signal=ended.signal,
-                out_of_memory=out_of_memory and not sandbox.reason,
-                memory_bytes=sandbox.assignment.limits.memory_bytes if sandbox.assignment else 0,
-                reason=sandbox.reason,
-                error=sandbox.error,
-            ),
-            [],
-        )
+        self._send(reports.death(sandbox, ended), [])
         sandbox.release()
         self._graves.bury(sandbox.cgroup)
         host.sandbox_gone(sandbox)
@@ -369,7 +356,7 @@ class Node:
     def end_all(self) -> None:
         """Kill every sandbox and end every zygote; their exits are still to be reaped."""
         self._is_ending = True
-        self._builds.cancel_all()
+        self.cancel_builds()
         for host in list(self._zygotes.values()):
             host.end("pagurusd stops")
         for sandbox in list(self._sandboxes.values()):
@@ -382,7 +369,7 @@ class Node:
     @property
     def is_empty(self) -> bool:
         """Whether nothing of ours is left: no sandbox, no zygote, no build, no cgroup to remove."""
-        return not (self._sandboxes or self._zygotes or self._graves or self._builds.count)
+        return not (self._sandboxes or self._zygotes or self._graves or self._builds.count or self.bases.count)
 
     def _drop(self, message: protocol.DropZygote) -> None:
         host = self._zygotes.get(message.zygote)

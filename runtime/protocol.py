@@ -115,8 +115,32 @@ class BuildVersion(_Message, frozen=True, kw_only=True):
     requirements: str = ""
 
 
+class BuildRuntime(_Message, frozen=True, kw_only=True):
+    """Make the base rootfs of a runtime, unless it is there; `build` is a number as of BuildVersion.
+
+    Answered by any number of BuildProgress and then RuntimesChanged or BuildFailed. Asked for by several at once,
+    it is built once.
+    """
+
+    build: int
+    runtime: RuntimeName
+
+
+class DropRuntime(_Message, frozen=True, kw_only=True):
+    """Give up a runtime; its files go when nothing mounts them any more. Answered by RuntimesChanged or BuildFailed.
+
+    The gateway drops the runtime's zygotes by itself.
+    """
+
+    build: int
+    runtime: RuntimeName
+
+
 class CancelBuild(_Message, frozen=True, kw_only=True):
-    """Stop a build; nothing of it stays. Answered by BuildFailed unless it had ended."""
+    """Stop a build; nothing of it stays. Answered by BuildFailed unless it had ended.
+
+    A base that somebody else waits for is built to its end.
+    """
 
     build: int
 
@@ -165,6 +189,17 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
+class Base(msgspec.Struct, frozen=True, kw_only=True):
+    """The base rootfs of a runtime. `packages`: how many of Debian. `disk_bytes`: 0 when it is not known."""
+
+    runtime: RuntimeName
+    suite: str
+    python_version: str
+    digest: str
+    disk_bytes: int = 0
+    packages: int = 0
+
+
 class Welcome(_Message, frozen=True, kw_only=True):
     """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins)."""
 
@@ -173,7 +208,7 @@ class Welcome(_Message, frozen=True, kw_only=True):
     run: str
     version: str
     settings: dict[str, Any]
-    runtimes: tuple[RuntimeName, ...]
+    runtimes: tuple[Base, ...]
     checks: tuple[Check, ...] = ()
 
 
@@ -288,6 +323,13 @@ class BuildFailed(_Message, frozen=True, kw_only=True):
     hint: str = ""
 
 
+class RuntimesChanged(_Message, frozen=True, kw_only=True):
+    """All runtimes that there are now. `build`: of the BuildRuntime or DropRuntime that this answers."""
+
+    build: int
+    runtimes: tuple[Base, ...]
+
+
 class SandboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the kernel says of one sandbox."""
 
@@ -347,6 +389,8 @@ ToDaemon = (
     | FreezeSandbox
     | KillSandbox
     | BuildVersion
+    | BuildRuntime
+    | DropRuntime
     | CancelBuild
     | Discard
     | CollectGarbage
@@ -364,6 +408,7 @@ ToGateway = (
     | BuildProgress
     | BuildSucceeded
     | BuildFailed
+    | RuntimesChanged
     | NodeStatus
     | GarbageCollected
     | Drain

@@ -21,6 +21,7 @@ LEAVES = {
     "runtime.logs",
     "runtime.packets",
     "runtime.reaper",
+    "runtime.suites",
 }
 INSIDE = {"runtime.frames", "runtime.fork.zygote", "runtime.fork.worker", "runtime.fork.purge", "runtime.fork.warm"}
 HOMES = {
