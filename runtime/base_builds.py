@@ -100,6 +100,11 @@ class BaseBuilds:
         if self._dropped and not self._dropped <= set(self._in_use()):
             self.discard_old()
 
+    def old(self) -> list[Path]:
+        """Folders that `discard_old` would remove now."""
+        with bases.exclusive(self._rootfs) as held:
+            return bases.old(self._rootfs, self._in_use()) if held and not self.count else []
+
     def discard_old(self) -> list[str]:
         """Remove every base rootfs that no link names and nothing mounts; their names. For garbage collection.
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 
 from runtime import packets
+from runtime.base_builds import BaseBuilds
 from runtime.model import CodeId, EnvironmentId
 from runtime.parts import Parts
 from runtime.protocol import CollectGarbage, Discard, GarbageCollected, GarbageItem, Keep
@@ -26,8 +27,9 @@ Uses = tuple[set[CodeId], set[EnvironmentId]]
 class Garbage:
     """in_use: code and environments that live zygotes and sandboxes have mounted."""
 
-    def __init__(self, parts: Parts, in_use: Callable[[], Uses]) -> None:
+    def __init__(self, parts: Parts, bases: BaseBuilds, in_use: Callable[[], Uses]) -> None:
         self._parts = parts
+        self._bases = bases
         self._in_use = in_use
 
     def discard(self, message: Discard) -> None:
@@ -49,8 +51,11 @@ class Garbage:
         kept = keep.environments | used_environments
         environments = [one for one in layers.index.environments if one not in kept]
         free = layers.index.unreferenced(layers.pinned, without=environments)
-        sizes = await self._sizes([layers.code_place(code) for code in codes])
-        items = [GarbageItem(kind="code", id=code, size_bytes=size) for code, size in zip(codes, sizes, strict=True)]
+        old_bases = self._bases.old()
+        sizes = await self._sizes([*map(layers.code_place, codes), *map(str, old_bases)])
+        items = [GarbageItem(kind="code", id=code, size_bytes=sizes[index]) for index, code in enumerate(codes)]
+        for base, size in zip(old_bases, sizes[len(codes) :], strict=True):
+            items.append(GarbageItem(kind="rootfs", id=base.name, size_bytes=size))
         items += [GarbageItem(kind="environment", id=one) for one in environments]
         for layer in free:
             known = layers.index.layers[layer]
@@ -65,6 +70,7 @@ class Garbage:
                 self._drop_environment(environment)
             for layer in free:
                 layers.drop_layer(layer)
+            self._bases.discard_old()
             log.info("collected %d items", len(items))
         return GarbageCollected(
             ticket=message.ticket,

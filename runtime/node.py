@@ -46,7 +46,7 @@ class Node:
         self._emptied = asyncio.Event()
         self.counters: Counter[str] = Counter()
         self._graves = Graves(self.counters)
-        self._garbage = Garbage(parts, self._in_use)
+        self._garbage = Garbage(parts, self.bases, self._in_use)
         self._actions: dict[type, Callable[[Any], None]] = {
             protocol.AssignSandbox: self._assign,
             protocol.StartSandbox: self._start,

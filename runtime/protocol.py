@@ -12,29 +12,55 @@ import msgspec
 from runtime.errors import ProtocolError
 from runtime.model import (
     Assignment,
-    CodeId,
-    Conflict,
-    Environment,
     EnvironmentId,
-    FunctionName,
     RuntimeName,
     SandboxId,
     ZygoteId,
 )
+from runtime.protocol_store import (
+    Base,
+    BuildFailed,
+    BuildProgress,
+    BuildRuntime,
+    BuildSucceeded,
+    BuildVersion,
+    CancelBuild,
+    CollectGarbage,
+    Discard,
+    DropRuntime,
+    GarbageCollected,
+    GarbageItem,
+    Keep,
+    Message,
+    RuntimesChanged,
+)
+
+__all__ = [  # beside what is defined here
+    "Base",
+    "BuildFailed",
+    "BuildProgress",
+    "BuildRuntime",
+    "BuildSucceeded",
+    "BuildVersion",
+    "CancelBuild",
+    "CollectGarbage",
+    "Discard",
+    "DropRuntime",
+    "GarbageCollected",
+    "GarbageItem",
+    "Keep",
+    "RuntimesChanged",
+]
 
 VERSION = 1
 MESSAGE_BYTES_MAX = 200_000  # below the kernel's default send buffer of 208 KiB
 DESCRIPTORS_MAX = 4
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    pass
-
-
 # --- gateway -> pagurusd ---------------------------------------------------------------------------------
 
 
-class Hello(_Message, frozen=True, kw_only=True):
+class Hello(Message, frozen=True, kw_only=True):
     """First message of a gateway; pagurusd answers Welcome, then offers all that is alive."""
 
     protocol: int = VERSION
@@ -47,7 +73,7 @@ class StandbyTarget(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
-class EnsureZygote(_Message, frozen=True, kw_only=True):
+class EnsureZygote(Message, frozen=True, kw_only=True):
     """Make a zygote with the union of these environments, or set the standby targets of a live one.
 
     `imports` are imported at its start. No environments: the base zygote of the runtime. Targets with an
@@ -61,7 +87,7 @@ class EnsureZygote(_Message, frozen=True, kw_only=True):
     standbys: tuple[StandbyTarget, ...] = ()
 
 
-class DropZygote(_Message, frozen=True, kw_only=True):
+class DropZygote(Message, frozen=True, kw_only=True):
     """End a zygote and its standbys; assigned helpers live on until killed. Answered by ZygoteDied.
 
     The zygote's namespaces go when its last helper has gone.
@@ -70,14 +96,14 @@ class DropZygote(_Message, frozen=True, kw_only=True):
     zygote: ZygoteId
 
 
-class AssignSandbox(_Message, frozen=True, kw_only=True):
+class AssignSandbox(Message, frozen=True, kw_only=True):
     """Give a standby its function. The gateway may write the first frame right behind this message."""
 
     sandbox: SandboxId
     assignment: Assignment
 
 
-class StartSandbox(_Message, frozen=True, kw_only=True):
+class StartSandbox(Message, frozen=True, kw_only=True):
     """Fork a new sandbox from a zygote for a function, now.
 
     Answered by SandboxOffered with the same ticket, at once, and by SandboxAssigned when it is isolated;
@@ -89,87 +115,21 @@ class StartSandbox(_Message, frozen=True, kw_only=True):
     assignment: Assignment
 
 
-class FreezeSandbox(_Message, frozen=True, kw_only=True):
+class FreezeSandbox(Message, frozen=True, kw_only=True):
     """Freeze or thaw an assigned sandbox. No answer: frames sent meanwhile wait in its socket."""
 
     sandbox: SandboxId
     frozen: bool
 
 
-class KillSandbox(_Message, frozen=True, kw_only=True):
+class KillSandbox(Message, frozen=True, kw_only=True):
     """End a sandbox with everything in it. Answered by SandboxDied with this reason."""
 
     sandbox: SandboxId
     reason: str
 
 
-class BuildVersion(_Message, frozen=True, kw_only=True):
-    """Build code and environment; comes with one descriptor: the archive (zip or tar), readable and seekable.
-
-    Answered by any number of BuildProgress and then BuildSucceeded or BuildFailed.
-    """
-
-    build: int
-    function: FunctionName
-    runtime: RuntimeName
-    requirements: str = ""
-
-
-class BuildRuntime(_Message, frozen=True, kw_only=True):
-    """Make the base rootfs of a runtime, unless it is there; `build` is a number as of BuildVersion.
-
-    Answered by any number of BuildProgress and then RuntimesChanged or BuildFailed. Asked for by several at once,
-    it is built once.
-    """
-
-    build: int
-    runtime: RuntimeName
-
-
-class DropRuntime(_Message, frozen=True, kw_only=True):
-    """Give up a runtime; its files go when nothing mounts them any more. Answered by RuntimesChanged or BuildFailed.
-
-    The gateway drops the runtime's zygotes by itself.
-    """
-
-    build: int
-    runtime: RuntimeName
-
-
-class CancelBuild(_Message, frozen=True, kw_only=True):
-    """Stop a build; nothing of it stays. Answered by BuildFailed unless it had ended.
-
-    A base that somebody else waits for is built to its end.
-    """
-
-    build: int
-
-
-class Discard(_Message, frozen=True, kw_only=True):
-    """Code and environments that no version needs any more. What is in use is kept."""
-
-    codes: tuple[CodeId, ...] = ()
-    environments: tuple[EnvironmentId, ...] = ()
-
-
-class Keep(msgspec.Struct, frozen=True, kw_only=True):
-    """What the versions of all functions need. Passed as a sealed file (runtime.sealed)."""
-
-    codes: frozenset[CodeId]
-    environments: frozenset[EnvironmentId]
-
-
-class CollectGarbage(_Message, frozen=True, kw_only=True):
-    """Remove, or only list, what neither Keep nor anything live needs; comes with one descriptor: a sealed Keep.
-
-    No build may be about to be answered. Answered by GarbageCollected.
-    """
-
-    ticket: int
-    dry_run: bool
-
-
-class GetNodeStatus(_Message, frozen=True, kw_only=True):
+class GetNodeStatus(Message, frozen=True, kw_only=True):
     """Ask for NodeStatus."""
 
     ticket: int
@@ -189,18 +149,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
-class Base(msgspec.Struct, frozen=True, kw_only=True):
-    """The base rootfs of a runtime. `packages`: how many of Debian. `disk_bytes`: 0 when it is not known."""
-
-    runtime: RuntimeName
-    suite: str
-    python_version: str
-    digest: str
-    disk_bytes: int = 0
-    packages: int = 0
-
-
-class Welcome(_Message, frozen=True, kw_only=True):
+class Welcome(Message, frozen=True, kw_only=True):
     """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins)."""
 
     protocol: int
@@ -212,7 +161,7 @@ class Welcome(_Message, frozen=True, kw_only=True):
     checks: tuple[Check, ...] = ()
 
 
-class ZygoteReady(_Message, frozen=True, kw_only=True):
+class ZygoteReady(Message, frozen=True, kw_only=True):
     """A zygote is parked and can fork. `import_ms`: per module of `imports`; failed ones are in `failed`.
 
     environments: those it can help, which may be fewer than it has: functions of the others would find modules
@@ -224,11 +173,11 @@ class ZygoteReady(_Message, frozen=True, kw_only=True):
     environments: tuple[EnvironmentId, ...]
     start_ms: float
     memory_bytes: int
-    import_ms: dict[str, float] = {}
-    failed: dict[str, str] = {}
+    import_ms: dict[str, float] = msgspec.field(default_factory=dict)
+    failed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class ZygoteFailed(_Message, frozen=True, kw_only=True):
+class ZygoteFailed(Message, frozen=True, kw_only=True):
     """A zygote could not be made; `phase` and `message` say why. Not retried by pagurusd."""
 
     zygote: ZygoteId
@@ -236,14 +185,14 @@ class ZygoteFailed(_Message, frozen=True, kw_only=True):
     message: str
 
 
-class ZygoteDied(_Message, frozen=True, kw_only=True):
+class ZygoteDied(Message, frozen=True, kw_only=True):
     """A zygote ended, asked for or not; its standbys are gone, its assigned helpers are not."""
 
     zygote: ZygoteId
     reason: str
 
 
-class SandboxOffered(_Message, frozen=True, kw_only=True):
+class SandboxOffered(Message, frozen=True, kw_only=True):
     """A sandbox the gateway may use; comes with three descriptors: invocation socket, stdout, stderr.
 
     state `standby`: parked, wants AssignSandbox. `starting`: answers StartSandbox `ticket`; frames may be
@@ -261,14 +210,14 @@ class SandboxOffered(_Message, frozen=True, kw_only=True):
     assignment: Assignment | None = None
 
 
-class SandboxAssigned(_Message, frozen=True, kw_only=True):
+class SandboxAssigned(Message, frozen=True, kw_only=True):
     """A sandbox has its function. `phases_ms`: where the start's time went, by phase name (STYLE)."""
 
     sandbox: SandboxId
     phases_ms: dict[str, float]
 
 
-class SandboxRefused(_Message, frozen=True, kw_only=True):
+class SandboxRefused(Message, frozen=True, kw_only=True):
     """StartSandbox `ticket` could not be done."""
 
     ticket: int
@@ -276,7 +225,7 @@ class SandboxRefused(_Message, frozen=True, kw_only=True):
     message: str
 
 
-class SandboxDied(_Message, frozen=True, kw_only=True):
+class SandboxDied(Message, frozen=True, kw_only=True):
     """A sandbox is gone, with all its processes. `reason`: of KillSandbox, or ''.
 
     error: for one that never became ready, the step and the system's error. memory_bytes: its limit.
@@ -291,45 +240,6 @@ class SandboxDied(_Message, frozen=True, kw_only=True):
     error: str = ""
 
 
-class BuildProgress(_Message, frozen=True, kw_only=True):
-    """A step of a build, for people. `fraction`: 0..1 of this phase, or None."""
-
-    build: int
-    phase: str
-    message: str
-    fraction: float | None = None
-
-
-class BuildSucceeded(_Message, frozen=True, kw_only=True):
-    """Code and environment are in the store. `environment` is None when nothing was required.
-
-    phases_ms: where the time went: unpack, resolve, layers (of it install, with the downloads, and compile), compose.
-    """
-
-    build: int
-    code: CodeId
-    environment: Environment | None
-    lock: str = ""
-    conflicts: tuple[Conflict, ...] = ()
-    phases_ms: dict[str, float] = {}
-
-
-class BuildFailed(_Message, frozen=True, kw_only=True):
-    """Nothing of the build stays. `kind`: see errors.BuildError."""
-
-    build: int
-    kind: str
-    message: str
-    hint: str = ""
-
-
-class RuntimesChanged(_Message, frozen=True, kw_only=True):
-    """All runtimes that there are now. `build`: of the BuildRuntime or DropRuntime that this answers."""
-
-    build: int
-    runtimes: tuple[Base, ...]
-
-
 class SandboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the kernel says of one sandbox."""
 
@@ -342,39 +252,15 @@ class SandboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     frozen: bool = False
 
 
-class NodeStatus(_Message, frozen=True, kw_only=True):
+class NodeStatus(Message, frozen=True, kw_only=True):
     """Answer to GetNodeStatus. `counters`: totals since start, by name."""
 
     ticket: int
     sandboxes: tuple[SandboxStatus, ...] = ()
-    counters: dict[str, int] = {}
+    counters: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-class GarbageItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that nothing needs. kind: code, environment, layer, rootfs. used_s: wall clock, 0 if unknown."""
-
-    kind: str
-    id: str
-    label: str = ""
-    size_bytes: int = 0
-    used_s: float = 0.0
-
-
-class GarbageCollected(_Message, frozen=True, kw_only=True):
-    """Answer to CollectGarbage. items: the largest; `count` and freed_bytes are of all.
-
-    layers_bytes: what all layers had before. store_bytes: the setting.
-    """
-
-    ticket: int
-    items: tuple[GarbageItem, ...]
-    count: int
-    freed_bytes: int
-    layers_bytes: int
-    store_bytes: int
-
-
-class Drain(_Message, frozen=True, kw_only=True):
+class Drain(Message, frozen=True, kw_only=True):
     """Stop taking work, finish what runs within `grace_s`, then exit with status 0."""
 
     grace_s: float

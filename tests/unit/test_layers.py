@@ -11,6 +11,8 @@ LEAVES = {
     "runtime.model",
     "runtime.errors",
     "runtime.protocol",
+    "runtime.protocol_store",
+    "runtime.sealed",
     "runtime.frames",
     "runtime.syscalls",
     "runtime.clock",
