@@ -232,10 +232,14 @@ class Node:
         wanted = assignment.environment
         if sandbox.environment is not None and sandbox.environment != wanted:
             raise StartError("rootfs", "the sandbox has another environment mounted")
+        code = overlays.clone(f"code {assignment.code}", lambda: layers.code_lowers(assignment.code))
         environment = None
         if wanted is not None and sandbox.environment is None:
-            environment = overlays.clone(wanted, layers.environment_lowers([wanted]))
-        code = overlays.clone(f"code {assignment.code}", layers.code_lowers(assignment.code))
+            try:
+                environment = overlays.clone(wanted, lambda: layers.environment_lowers([wanted]))
+            except BaseException:
+                os.close(code)
+                raise
         sandbox.assign(assignment, code, environment, self._parts.desk)
 
     def _start(self, message: protocol.StartSandbox) -> None:

@@ -128,11 +128,14 @@ class ZygoteHost:
         self._parent.allow_entry(self._first_uid)
         self._cgroup = parts.cgroups.create(f"{self._path}/zygote")
         self._cgroup.allow_entry(self._first_uid)
-        tree = [*self._tree(None), Attachment(mounts.tmpfs(ZYGOTE_TMP_BYTES), "tmp", "tmp")]
-        if known:
-            union = parts.layers.environment_lowers(self.environments)
-            tree.append(Attachment(parts.overlays.clone(f"union {self.id}", union), "opt/env", "environment"))
+        tree = self._tree(None)
         try:
+            tree.append(Attachment(mounts.tmpfs(ZYGOTE_TMP_BYTES), "tmp", "tmp"))
+            if known:
+                union = parts.overlays.clone(
+                    f"union {self.id}", lambda: parts.layers.environment_lowers(self.environments)
+                )
+                tree.append(Attachment(union, "opt/env", "environment"))
             self._namespace = await UserNamespace.create(
                 first_uid=self._first_uid,
                 cgroups=(self._parent, self._cgroup),
@@ -306,11 +309,15 @@ class ZygoteHost:
     def _tree(self, environment: EnvironmentId | None) -> list[Attachment]:
         """Root and devices, and an environment if one is given: fresh clones, the caller's to close."""
         parts = self._parts
-        root = parts.overlays.clone(f"root {self.base}", self._root)
-        tree = [Attachment(root, "", "root"), Attachment(syscalls.open_tree(parts.devices), "dev", "devices")]
-        if environment is not None:
-            lowers = parts.layers.environment_lowers([environment])
-            tree.append(Attachment(parts.overlays.clone(environment, lowers), "opt/env", "environment"))
+        tree = [Attachment(parts.overlays.clone(f"root {self.base}", lambda: self._root), "", "root")]
+        try:
+            tree.append(Attachment(syscalls.open_tree(parts.devices), "dev", "devices"))
+            if environment is not None:
+                mounted = parts.overlays.clone(environment, lambda: parts.layers.environment_lowers([environment]))
+                tree.append(Attachment(mounted, "opt/env", "environment"))
+        except BaseException:
+            _close(tree)
+            raise
         return tree
 
     def _scrap(self, unused: Sandbox) -> None:

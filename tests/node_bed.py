@@ -5,6 +5,7 @@ child of that process for itself. Functions are written straight into the store:
 """
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import io
@@ -25,6 +26,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from rootfs_builder import environments
+from rootfs_builder.environments import LayerFacts
 from runtime import config, protocol
 from runtime.frames import HEADER, HEADER_BYTES, FrameKind, pack
 from runtime.model import (
@@ -38,6 +41,7 @@ from runtime.model import (
     SandboxId,
     VersionId,
     ZygoteId,
+    layer_id,
 )
 from runtime.node import Node
 from runtime.parts import Parts, open_parts
@@ -141,24 +145,52 @@ class Bed:
         _write_tree(Path(self.parts.settings.state_dir) / "code" / code, files)
         return code
 
-    def write_environment(self, distributions: dict[tuple[str, str], dict[str, str]]) -> Environment:
-        """An environment in the store: {(name, version): {path: text}}, each with a RECORD."""
-        files: dict[str, str] = {}
-        for (name, version), contents in distributions.items():
-            record = f"{name}-{version}.dist-info/RECORD"
-            files |= contents
-            files[record] = "".join(f"{path},,\n" for path in (*contents, record))
-        digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
-        environment = Environment(
-            id=EnvironmentId(digest),
-            runtime=self.runtime,
-            distributions=tuple(Distribution(name, version) for name, version in distributions),
-            imports=tuple(name for name, _ in distributions),
+    def write_layer(
+        self, name: str, version: str, contents: dict[str, str], requires: Iterable[str] = ()
+    ) -> LayerFacts:
+        """One distribution's layer in the store, with the RECORD that an installer would have written."""
+        files = dict(contents)
+        digests = {path: _record_digest(text) for path, text in contents.items()}
+        record = f"{name.replace('-', '_')}-{version}.dist-info/RECORD"
+        metadata = f"{name.replace('-', '_')}-{version}.dist-info/METADATA"
+        files[metadata] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        digests[metadata] = _record_digest(files[metadata])
+        files[record] = "".join(f"{path},sha256={digest},\n" for path, digest in digests.items()) + f"{record},,\n"
+        sha256 = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+        facts = LayerFacts(
+            id=layer_id(self.runtime, sha256),
+            distribution=Distribution(name, version),
+            sha256=sha256,
+            requires=tuple(requires),
+            imports=tuple(environments.importable(contents)),
+            files={**digests, record: ""},
+            size_bytes=sum(map(len, files.values())),
         )
-        target = Path(self.parts.settings.state_dir) / "environments" / digest
-        _write_tree(target / "fs", files)
-        (target / "manifest.json").write_bytes(msgspec.json.encode(environment))
-        return environment
+        layers = self.parts.layers
+        if not layers.has_layer(facts.id):
+            staged = Path(self.parts.settings.state_dir) / "staging" / facts.id
+            _write_tree(staged / "fs", files)
+            (staged / "layer.json").write_bytes(msgspec.json.encode(facts))
+            layers.adopt_layer(staged, facts.id)
+        return facts
+
+    def write_environment(
+        self,
+        distributions: dict[tuple[str, str], dict[str, str]],
+        requires: dict[str, list[str]] | None = None,
+        declared: Iterable[str] | None = None,
+    ) -> Environment:
+        """An environment in the store: {(name, version): {path: text}}, a layer each; all are declared unless said."""
+        needs = requires or {}
+        facts = [
+            self.write_layer(name, version, contents, needs.get(name, ()))
+            for (name, version), contents in distributions.items()
+        ]
+        lock = repr(sorted(one.sha256 for one in facts))
+        names = [name for name, _ in distributions] if declared is None else declared
+        manifest = environments.compose(facts, runtime=self.runtime, lock=lock, declared=names)
+        self.parts.layers.put_environment(manifest)
+        return manifest.environment
 
     def assignment(
         self,
@@ -394,6 +426,10 @@ async def _live(scenario: Scenario, scope: Scope, settings: dict[str, Any]) -> N
 def _frame_bytes(data: bytes) -> int:
     _, _, id_length, payload_length, _, _ = HEADER.unpack_from(data)
     return HEADER_BYTES + int(id_length) + int(payload_length)
+
+
+def _record_digest(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
 
 
 def _write_tree(root: Path, files: dict[str, str]) -> None:

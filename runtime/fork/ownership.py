@@ -13,7 +13,9 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+from itertools import islice
 from typing import Any
 
 ENVIRONMENT = "/opt/env"
@@ -57,13 +59,18 @@ def _recorded(record: str) -> Iterable[tuple[str, str]]:
 
 
 def module_owners(
-    files: Mapping[str, frozenset[str]], before: Collection[str] = (), directory: str = ENVIRONMENT
+    files: Mapping[str, frozenset[str]],
+    before: Collection[str] = (),
+    creators: Mapping[str, str] | None = None,
+    directory: str = ENVIRONMENT,
 ) -> dict[str, frozenset[str]]:
     """Imported module -> the distributions it is of, for modules that came from `directory`.
 
-    before: names that were imported before anything of it. A namespace package is of all that have files in it; a
-    module without a file is of its parent's distributions; one that is of no known file is of nobody.
+    before: names that were imported before anything of it. creators: of modules that others have made by hand. A
+    namespace package is of all that have files in it; a module without a file is of its creator's or parent's
+    distributions; one that is of no known file is of nobody.
     """
+    made = creators or {}
     found: dict[str, frozenset[str]] = {}
     prefix = directory + "/"
     for name, module in sorted(sys.modules.items()):
@@ -77,9 +84,16 @@ def module_owners(
             found[name] = frozenset(owner for path, own in files.items() if path.startswith(below) for owner in own)
         elif (parent := name.rpartition(".")[0]) in found:
             found[name] = found[parent]
+        elif name in made:
+            found[name] = _owners_of_file(sys.modules.get(made[name]), files, prefix)
         elif not _is_builtin(module):
             found[name] = frozenset()
     return found
+
+
+def _owners_of_file(module: object, files: Mapping[str, frozenset[str]], prefix: str) -> frozenset[str]:
+    file = str(getattr(module, "__file__", ""))
+    return files.get(file[len(prefix) :], frozenset()) if file.startswith(prefix) else frozenset()
 
 
 def _namespace(module: object, prefix: str) -> str | None:
@@ -96,10 +110,12 @@ def _is_builtin(module: object) -> bool:
 
 
 class ImportGraph:
-    """Records, while it is entered, which module imports which, found or not yet done."""
+    """Records, while it is entered, which module imports which, and which makes others by hand."""
 
     def __init__(self) -> None:
         self.importers: dict[str, set[str]] = {}  # imported -> importers
+        self.creators: dict[str, str] = {}  # made by hand -> the module whose execution made it
+        self._loaders = [(kind, kind.exec_module) for kind in (SourceFileLoader, ExtensionFileLoader)]
         self._import = builtins.__import__
         self._import_module = importlib.import_module
         self._find_spec = importlib.util.find_spec
@@ -108,12 +124,28 @@ class ImportGraph:
         builtins.__import__ = self._recorded_import
         importlib.import_module = self._recorded_import_module
         importlib.util.find_spec = self._recorded_find_spec
+        for kind, original in self._loaders:
+            kind.exec_module = self._recorded_exec(original)  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
         builtins.__import__ = self._import
         importlib.import_module = self._import_module
         importlib.util.find_spec = self._find_spec
+        for kind, original in self._loaders:
+            kind.exec_module = original  # type: ignore[method-assign]
+
+    def _recorded_exec(self, original: Callable[..., None]) -> Callable[..., None]:
+        def exec_module(loader: Any, module: Any) -> None:
+            count = len(sys.modules)
+            try:
+                original(loader, module)
+            finally:
+                for name in list(islice(reversed(sys.modules), max(0, len(sys.modules) - count))):
+                    if getattr(sys.modules.get(name), "__spec__", None) is None:
+                        self.creators.setdefault(name, module.__name__)
+
+        return exec_module
 
     def _note(self, importer: object, imported: str) -> None:
         if isinstance(importer, str) and imported != importer:
@@ -151,16 +183,19 @@ class ImportGraph:
 
 
 def foreign(
-    owners: Mapping[str, frozenset[str]], importers: Mapping[str, Collection[str]], declared: Collection[str]
+    owners: Mapping[str, frozenset[str]], graph: ImportGraph, declared: Collection[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a function with these distributions must not inherit: modules to forget; and of them its own extensions.
 
-    Forgotten are modules of others, all below a forgotten one, and all that have imported a forgotten one. Its own
+    Forgotten are modules of others, all below or made by a forgotten one, and all that have imported one. Its own
     are imported again in the helper; an extension mostly cannot be, so then the zygote is none for the function.
     """
     children: dict[str, list[str]] = {}
     for name in owners:
         children.setdefault(name.rpartition(".")[0], []).append(name)
+    for name, creator in graph.creators.items():
+        if name in owners:
+            children.setdefault(creator, []).append(name)
     wanted = set(declared)
     forgotten: set[str] = set()
     pending = [name for name, of in owners.items() if wanted.isdisjoint(of)]
@@ -170,7 +205,7 @@ def foreign(
             continue
         forgotten.add(name)
         pending += children.get(name, ())
-        pending += (one for one in importers.get(name, ()) if one in owners)
+        pending += (one for one in graph.importers.get(name, ()) if one in owners)
     own = {name for name in forgotten if not wanted.isdisjoint(owners[name])}
     extensions = [name for name in own if str(getattr(sys.modules.get(name), "__file__", "")).endswith(_EXTENSION)]
     return tuple(name for name in owners if name in forgotten), tuple(sorted(extensions))

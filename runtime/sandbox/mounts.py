@@ -6,7 +6,7 @@ device directory. Each function returns a descriptor that the caller owns.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,11 +162,11 @@ class Overlays:
         self._kept = kept
         self._places: dict[str, str] = {}
 
-    def clone(self, key: str, lowers: Iterable[Path]) -> int:
-        """A detached clone of the overlay `key`, mounted from `lowers` the first time. Caller closes."""
+    def clone(self, key: str, lowers: Callable[[], Iterable[Path]]) -> int:
+        """A detached clone of the overlay `key`, mounted from what `lowers` tells the first time. Caller closes."""
         place = self._places.pop(key, "")
         if not place:
-            place = self._desk.overlay(lowers)
+            place = self._desk.overlay(lowers())
         self._places[key] = place
         while len(self._places) > self._kept:
             self.forget(next(iter(self._places)))
