@@ -62,14 +62,15 @@ def module_owners(
     """Imported module -> the distributions it is of, for modules that came from `directory`.
 
     before: names that were imported before anything of it. A namespace package is of all that have files in it; a
-    module without a file is of its parent's distributions; one that is of no known file is of nobody.
+    module without a file is of its parent's distributions, or the standard library's (xml.parsers.expat.errors); one
+    that is of no known file is of nobody.
     """
     found: dict[str, frozenset[str]] = {}
     prefix = directory + "/"
     for name, module in sorted(sys.modules.items()):
         if name in before:
             continue
-        file = getattr(module, "__file__", None)
+        file = _asked(module, "__file__")
         if isinstance(file, str):
             if file.startswith(prefix):
                 found[name] = files.get(file[len(prefix) :], frozenset())
@@ -77,7 +78,7 @@ def module_owners(
             found[name] = frozenset(owner for path, own in files.items() if path.startswith(below) for owner in own)
         elif (parent := name.rpartition(".")[0]) in found:
             found[name] = found[parent]
-        elif not _is_builtin(module):
+        elif not _is_builtin(module) and name.partition(".")[0] not in sys.stdlib_module_names:
             found[name] = frozenset()
     return found
 
@@ -85,14 +86,22 @@ def module_owners(
 def _namespace(module: object, prefix: str) -> str | None:
     """The folder of a namespace package below prefix, with a slash; None for any other module."""
     try:
-        places = [place for place in module.__path__ if isinstance(place, str)]  # type: ignore[attr-defined]
+        places = [place for place in _asked(module, "__path__") or () if isinstance(place, str)]
     except Exception:
         return None
     return next((place[len(prefix) :] + "/" for place in places if place.startswith(prefix)), None)
 
 
 def _is_builtin(module: object) -> bool:
-    return getattr(getattr(module, "__spec__", None), "origin", None) in ("built-in", "frozen")
+    return _asked(_asked(module, "__spec__"), "origin") in ("built-in", "frozen")
+
+
+def _asked(module: object, name: str) -> Any:
+    """An attribute of whatever a package has put into sys.modules; None when it has none or raises."""
+    try:
+        return getattr(module, name, None)
+    except Exception:
+        return None
 
 
 class ImportGraph:
@@ -128,12 +137,14 @@ class ImportGraph:
         level: int = 0,
     ) -> Any:
         module = self._import(name, globals, locals, fromlist, level)
-        importer = globals.get("__name__") if globals else None
-        if importer is None:
-            return module
+        # a call of __import__ names no globals
+        importer = (sys._getframe(1).f_globals if globals is None else globals).get("__name__")
         base = getattr(module, "__name__", name) if fromlist or level else name
         self._note(importer, base)
-        for child in fromlist or ():
+        children = fromlist or ()
+        if "*" in children:
+            children = (*children, *getattr(module, "__all__", ()))
+        for child in children:
             if isinstance(child, str) and f"{base}.{child}" in sys.modules:
                 self._note(importer, f"{base}.{child}")
         return module
