@@ -120,21 +120,25 @@ class Deploys:
         phases_ms = dict(built.phases_ms)
         before = self._registry.functions.get(name)
         if before is not None and before.current == version.id:
+            phases_ms["total"] = self._since_ms(started_s)
             return Deployed(before, is_new=False, phases_ms=phases_ms)
         try:
             progress("check", "importing the handler and the declared packages", None)
             checked_s = self._clock.monotonic_s()
             costs = await self._check(version)
-            phases_ms["check"] = (self._clock.monotonic_s() - checked_s) * 1000
+            phases_ms["check"] = self._since_ms(checked_s)
         except BaseException:
             self._registry.release(version)
             raise
         # From here on the deploy is accepted: a client that leaves does not undo it.
         version = msgspec.structs.replace(version, import_costs=costs)
         stored = await asyncio.shield(self._registry.put(version))
-        phases_ms["total"] = (self._clock.monotonic_s() - started_s) * 1000
+        phases_ms["total"] = self._since_ms(started_s)
         log.info("deployed version %s", version.id[:12], extra={"function": name})
         return Deployed(stored, is_new=before is None, phases_ms=phases_ms)
+
+    def _since_ms(self, began_s: float) -> float:
+        return (self._clock.monotonic_s() - began_s) * 1000
 
     async def _check(self, version: Version) -> dict[str, ImportCost]:
         """What the imports cost. Raises CheckError or StartError when the version cannot serve.

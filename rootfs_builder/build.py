@@ -84,17 +84,16 @@ def _environment(
     """The manifest, or None when the store has it already; and the lock."""
     scratch = Path(request.staging) / "scratch"
     _make(scratch)
-    resolved = None
     if requirements.is_lock(wanted):
         lock = requirements.lock_text(wanted)
-        if channel.is_known(environments.environment_id(suite.runtime, lock)):
-            return None, lock
-        resolved = _Resolved(lock, _look_up(request, suite, scratch, wanted, reporter))
+        is_known = channel.is_known(environments.environment_id(suite.runtime, lock))
+        resolved = _Resolved(lock, () if is_known else _look_up(request, suite, scratch, wanted, reporter))
     else:
         resolved = _resolve(request, suite, scratch, wanted, reporter)
-        if channel.is_known(environments.environment_id(suite.runtime, resolved.lock)):
-            return None, resolved.lock
+        is_known = channel.is_known(environments.environment_id(suite.runtime, resolved.lock))
     shutil.rmtree(scratch)
+    if is_known:
+        return None, resolved.lock
     facts = msgspec.json.decode(channel.layers(resolved.locked, FACTS_BYTES_MAX), type=tuple[LayerFacts, ...])
     names = dict.fromkeys(each.name for each in wanted)
     manifest = environments.compose(facts, runtime=suite.runtime, lock=resolved.lock, declared=names)

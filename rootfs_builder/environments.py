@@ -8,7 +8,7 @@ import hashlib
 import keyword
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -87,20 +87,33 @@ def compose(
 def install_order(facts: Sequence[LayerFacts], runtime: RuntimeName) -> list[str]:
     """Names in the order in which pip would install them.
 
-    As pip's get_installation_order: what needs nothing that is left goes first, of equals the last by name.
-    Distributions in a circle, and those that need them, come last, the last by name first.
+    As pip's get_installation_order: what needs nothing that is left goes first, of equals the last by name. Of a
+    circle pip takes the one farthest from what the user asked for; here it is the last by name.
     """
     names = {one.distribution.name for one in facts}
     needs = {one.distribution.name: _needed(one, runtime) & names - {one.distribution.name} for one in facts}
     order: list[str] = []
     while needs:
-        ready = [name for name, needed in needs.items() if not needed] or list(needs)
+        ready = [name for name, needed in needs.items() if not needed] or _innermost(needs)
         order += sorted(ready, reverse=True)
         for name in ready:
             del needs[name]
         for needed in needs.values():
             needed.difference_update(ready)
     return order
+
+
+def _innermost(needs: Mapping[str, set[str]]) -> list[str]:
+    """Names in circles that need nothing outside their circle."""
+    reached: dict[str, set[str]] = {}
+    for name in needs:
+        found, pending = set[str](), list(needs[name])
+        while pending:
+            if (needed := pending.pop()) not in found:
+                found.add(needed)
+                pending += needs[needed]
+        reached[name] = found
+    return [name for name, found in reached.items() if all(name in reached[needed] for needed in found)]
 
 
 def find_conflicts(order: Sequence[LayerFacts]) -> list[Conflict]:

@@ -10,7 +10,6 @@ import os
 import pwd
 import shutil
 import socket
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -128,17 +127,16 @@ class Layers:
         return self._folder(f"staging/{name}", 0o700, owner=self._settings.builder_user)
 
     def adopt_code(self, staged: Path, code: CodeId) -> None:
-        """Take a staged code tree under its id; one that is there already is kept."""
+        """Take a staged code tree under its id; one that is there already is kept. Raises BuildError."""
+        if not _is_folder(staged):
+            raise BuildError("internal", f"code {code[:12]} is not as the builder should have made it")
         self._adopt(staged, self._root / "code" / code)
 
     def adopt_layer(self, staged: Path, layer: LayerId) -> None:
         """Take a staged layer under its id, after all processes of its builder have ended. Raises BuildError."""
-        facts = os.lstat(staged / FACTS)
-        if (
-            not stat.S_ISREG(facts.st_mode)
-            or facts.st_size > FACTS_BYTES_MAX
-            or not stat.S_ISDIR(os.lstat(staged / "fs").st_mode)
-        ):
+        facts = staged / FACTS
+        has_facts = facts.is_file() and not facts.is_symlink() and facts.stat().st_size <= FACTS_BYTES_MAX
+        if not has_facts or not all(_is_folder(path) for path in (staged.parent, staged, staged / "fs")):
             raise BuildError("internal", f"layer {layer[:12]} is not as the builder should have made it")
         self._adopt(staged, self._root / "layers" / layer)
         self._index_layer(layer)
@@ -302,3 +300,8 @@ class Layers:
         (beside / "tmp").chmod(0o1777)
         os.rename(beside, target)
         return target
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is one itself: what root does to a link is done to what the builder chose."""
+    return path.is_dir() and not path.is_symlink()

@@ -61,14 +61,14 @@ def _recorded(record: str) -> Iterable[tuple[str, str]]:
 def module_owners(
     files: Mapping[str, frozenset[str]],
     before: Collection[str] = (),
-    creators: Mapping[str, str] | None = None,
     directory: str = ENVIRONMENT,
+    creators: Mapping[str, str] | None = None,
 ) -> dict[str, frozenset[str]]:
     """Imported module -> the distributions it is of, for modules that came from `directory`.
 
     before: names that were imported before anything of it. creators: of modules that others have made by hand. A
     namespace package is of all that have files in it; a module without a file is of its creator's or parent's
-    distributions; one that is of no known file is of nobody.
+    distributions, or the standard library's (xml.parsers.expat.errors); one that is of no known file is of nobody.
     """
     made = creators or {}
     found: dict[str, frozenset[str]] = {}
@@ -76,7 +76,7 @@ def module_owners(
     for name, module in sorted(sys.modules.items()):
         if name in before:
             continue
-        file = getattr(module, "__file__", None)
+        file = _asked(module, "__file__")
         if isinstance(file, str):
             if file.startswith(prefix):
                 found[name] = files.get(file[len(prefix) :], frozenset())
@@ -86,7 +86,7 @@ def module_owners(
             found[name] = found[parent]
         elif name in made:
             found[name] = _owners_of_file(sys.modules.get(made[name]), files, prefix)
-        elif not _is_builtin(module):
+        elif not _is_builtin(module) and name.partition(".")[0] not in sys.stdlib_module_names:
             found[name] = frozenset()
     return found
 
@@ -99,14 +99,22 @@ def _owners_of_file(module: object, files: Mapping[str, frozenset[str]], prefix:
 def _namespace(module: object, prefix: str) -> str | None:
     """The folder of a namespace package below prefix, with a slash; None for any other module."""
     try:
-        places = [place for place in module.__path__ if isinstance(place, str)]  # type: ignore[attr-defined]
+        places = [place for place in _asked(module, "__path__") or () if isinstance(place, str)]
     except Exception:
         return None
     return next((place[len(prefix) :] + "/" for place in places if place.startswith(prefix)), None)
 
 
 def _is_builtin(module: object) -> bool:
-    return getattr(getattr(module, "__spec__", None), "origin", None) in ("built-in", "frozen")
+    return _asked(_asked(module, "__spec__"), "origin") in ("built-in", "frozen")
+
+
+def _asked(module: object, name: str) -> Any:
+    """An attribute of whatever a package has put into sys.modules; None when it has none or raises."""
+    try:
+        return getattr(module, name, None)
+    except Exception:
+        return None
 
 
 class ImportGraph:
@@ -160,12 +168,14 @@ class ImportGraph:
         level: int = 0,
     ) -> Any:
         module = self._import(name, globals, locals, fromlist, level)
-        importer = globals.get("__name__") if globals else None
-        if importer is None:
-            return module
+        # a call of __import__ names no globals
+        importer = (sys._getframe(1).f_globals if globals is None else globals).get("__name__")
         base = getattr(module, "__name__", name) if fromlist or level else name
         self._note(importer, base)
-        for child in fromlist or ():
+        children = fromlist or ()
+        if "*" in children:
+            children = (*children, *getattr(module, "__all__", ()))
+        for child in children:
             if isinstance(child, str) and f"{base}.{child}" in sys.modules:
                 self._note(importer, f"{base}.{child}")
         return module
@@ -183,7 +193,10 @@ class ImportGraph:
 
 
 def foreign(
-    owners: Mapping[str, frozenset[str]], graph: ImportGraph, declared: Collection[str]
+    owners: Mapping[str, frozenset[str]],
+    importers: Mapping[str, Collection[str]],
+    declared: Collection[str],
+    creators: Mapping[str, str] | None = None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a function with these distributions must not inherit: modules to forget; and of them its own extensions.
 
@@ -193,7 +206,7 @@ def foreign(
     children: dict[str, list[str]] = {}
     for name in owners:
         children.setdefault(name.rpartition(".")[0], []).append(name)
-    for name, creator in graph.creators.items():
+    for name, creator in (creators or {}).items():
         if name in owners:
             children.setdefault(creator, []).append(name)
     wanted = set(declared)
@@ -205,7 +218,7 @@ def foreign(
             continue
         forgotten.add(name)
         pending += children.get(name, ())
-        pending += (one for one in graph.importers.get(name, ()) if one in owners)
+        pending += (one for one in importers.get(name, ()) if one in owners)
     own = {name for name in forgotten if not wanted.isdisjoint(owners[name])}
     extensions = [name for name in own if str(getattr(sys.modules.get(name), "__file__", "")).endswith(_EXTENSION)]
     return tuple(name for name in owners if name in forgotten), tuple(sorted(extensions))

@@ -50,4 +50,4 @@ def forget_directories(prefix: str = ENVIRONMENT) -> None:
                     invalidate()
     metadata: ModuleType | None = sys.modules.get("importlib.metadata")
     if metadata is not None:  # it remembers folders by their time of change, which two environments may share
-        metadata.MetadataPathFinder.invalidate_caches()
+        metadata.MetadataPathFinder().invalidate_caches()  # of an object: it is no class method before Python 3.12

@@ -42,10 +42,10 @@ class Zygote:
         before = frozenset(sys.modules)
         with ownership.ImportGraph() as graph:
             times_ms, failed = _import_all(message["imports"])
-        owners = ownership.module_owners(ownership.file_owners(), before, graph.creators)
+        owners = ownership.module_owners(ownership.file_owners(), before, creators=graph.creators)
         uncovered: dict[str, str] = {}
         for environment, distributions in message["environments"].items():
-            forgotten, extensions = ownership.foreign(owners, graph, distributions)
+            forgotten, extensions = ownership.foreign(owners, graph.importers, distributions, graph.creators)
             self._forgotten[environment] = forgotten
             if extensions:
                 uncovered[environment] = ", ".join(extensions[:5])

@@ -25,9 +25,19 @@ LEAVES = {
     "runtime.reaper",
     "runtime.suites",
 }
-INSIDE = {"runtime.frames", "runtime.fork.zygote", "runtime.fork.worker", "runtime.fork.purge", "runtime.fork.warm"}
+INSIDE = {
+    "runtime.frames",
+    "runtime.fork.zygote",
+    "runtime.fork.worker",
+    "runtime.fork.purge",
+    "runtime.fork.warm",
+    "runtime.fork.measure",
+    "runtime.fork.ownership",
+}
 HOMES = {
-    "aiohttp": ("gateway",),
+    "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
+    "installer": ("rootfs_builder",),
+    "packaging": ("rootfs_builder",),
     "uvloop": ("gateway", "runtime.daemon"),
     "pyroute2": ("runtime.netns", "runtime.doctor"),
     "prctl": ("runtime.sandbox",),

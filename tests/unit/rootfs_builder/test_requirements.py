@@ -44,8 +44,8 @@ def test_continuation_lines_are_joined():
         ("a@https://example.test/a.whl", "is a URL"),
         ("a @ file:///etc/passwd", "is a URL"),
         ("a @ ./a", "is a URL"),
-        ("git+https://example.test/a", "is a URL"),
-        ("git+ssh://git@example.test/a", "is a URL"),
+        ("git+https://example.test/a", "is a repository"),
+        ("git+ssh://git@example.test/a", "is a repository"),
         ("./a", "is a path"),
         ("../a", "is a path"),
         ("/tmp/a", "is a path"),
@@ -110,34 +110,6 @@ def test_a_lock_has_one_form():
     assert requirements.lock_text(requirements.parse(one)) == wanted
     assert requirements.lock_text(requirements.parse(two)) == wanted
     assert requirements.lock_text(requirements.parse(wanted)) == wanted
-
-
-PYLOCK = """
-lock-version = "1.0"
-[[packages]]
-name = "b"
-version = "2"
-wheels = [
-  { url = "https://example.test/b-2-cp311.whl", hashes = { sha256 = "BBB" } },
-  { url = "https://example.test/b-2-any.whl", hashes = { sha256 = "AAA" } },
-]
-[[packages]]
-name = "A_a"
-version = "1"
-marker = "python_version > '3'"
-wheels = [{ path = "a.whl", hashes = { sha256 = "AAA" } }]
-""".replace("BBB", "b" * 64).replace("AAA", "a" * 64)
-
-
-def test_what_uv_resolved_becomes_a_lock():
-    lock = requirements.lock_text(requirements.from_pylock(PYLOCK))
-    assert lock == f"a-a==1 \\\n    --hash={HASH_A}\nb==2 \\\n    --hash={HASH_A} \\\n    --hash={HASH_B}\n"
-    assert requirements.is_lock(requirements.parse(lock))
-
-
-def test_a_package_without_wheel_is_refused():
-    with pytest.raises(BuildError, match="'b' has no wheel"):
-        requirements.from_pylock('[[packages]]\nname = "b"\nversion = "2"\nsdist = { url = "x" }\n')
 
 
 @given(st.text(max_size=200))

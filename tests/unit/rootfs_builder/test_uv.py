@@ -54,6 +54,14 @@ def test_the_index_of_the_request_comes_first_then_uv_s_then_pip_s():
     assert environ({"PIP_INDEX_URL": "https://pip.test"})["UV_DEFAULT_INDEX"] == "https://pip.test"
 
 
+def test_more_indexes_are_asked_before_that_of_uv():
+    given = {"HOME": "/nonexistent", "UV_INDEX": "https://uv.test"}
+    passed = uv.environment(
+        given, cache="/c", scratch="/s", index_url="https://a.test", extra_index_urls=("https://b.test", "c=https://c")
+    )
+    assert (passed["UV_DEFAULT_INDEX"], passed["UV_INDEX"]) == ("https://a.test", "https://b.test c=https://c")
+
+
 def test_pip_s_files_are_read_in_pip_s_order(tmp_path: Path):
     (tmp_path / "xdg/pip").mkdir(parents=True)
     (tmp_path / ".config/pip").mkdir(parents=True)
@@ -89,7 +97,7 @@ def test_words_begin_at_the_first_error_and_are_bounded():
     assert len(uv.failure("error: " + "x" * 10_000, "requirements", "d").message) < 4100
 
 
-def test_uv_gets_wheels_only_copies_only_and_no_settings_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_uv_gets_wheels_only_and_no_settings_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[Command] = []
 
     def run(command: Command, **listeners: object) -> Finished:
@@ -102,13 +110,14 @@ def test_uv_gets_wheels_only_copies_only_and_no_settings_files(tmp_path: Path, m
         reporter = Reporter(sink.fileno())
         with pytest.raises(BuildError) as resolved:
             tool.compile(tmp_path / "in", tmp_path / "out", reporter)
-        with pytest.raises(BuildError) as installed:
-            tool.install(tmp_path / "lock", tmp_path / "fs", reporter)
-    assert (resolved.value.kind, installed.value.kind) == ("requirements", "install")
+        with pytest.raises(BuildError):
+            tool.compile(tmp_path / "lock", tmp_path / "out", reporter, has_dependencies=True)
+    assert resolved.value.kind == "requirements"
     for command in seen:
         text = " ".join(command.argv)
         for option in ("--no-config", "--only-binary :all:", "--python-version 3.11", "-manylinux_2_36"):
             assert option in text
         assert command.directory == str(tmp_path)
-    assert "--link-mode copy" in " ".join(seen[1].argv)
-    assert "--require-hashes" in seen[1].argv
+        assert command.environ == {}, "nothing of the builder's own"
+    assert "--no-deps" not in seen[0].argv
+    assert "--no-deps" in seen[1].argv, "nothing is added to a lock"

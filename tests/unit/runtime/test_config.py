@@ -81,13 +81,31 @@ def test_loopback_addresses_are_accepted(listen: str):
 
 
 def test_every_setting_can_be_given_as_a_variable():
-    environ = {f"PAGURUS_{name.upper()}": str(getattr(Settings(), name)) for name in Settings.__struct_fields__}
-    assert config.load(None, environ) == Settings()
+    defaults = {name: getattr(Settings(), name) for name in Settings.__struct_fields__}
+    texts = {name: " ".join(value) if isinstance(value, tuple) else str(value) for name, value in defaults.items()}
+    assert config.load(None, {f"PAGURUS_{name.upper()}": text for name, text in texts.items()}) == Settings()
+
+
+def test_lists_and_truths_in_variables_are_as_in_the_file(tmp_path: Path):
+    file = tmp_path / "pagurus.toml"
+    file.write_text('extra_index_urls = ["https://a.test", "https://b.test"]\nurl_requirements = true\n')
+    environ = {"PAGURUS_EXTRA_INDEX_URLS": " https://a.test  https://b.test ", "PAGURUS_URL_REQUIREMENTS": "true"}
+    found = config.load(None, environ)
+    assert found == config.load(file, {})
+    assert (found.extra_index_urls, found.url_requirements) == (("https://a.test", "https://b.test"), True)
+
+
+def test_what_is_public_holds_no_password_of_an_index():
+    secret = "https://user:secret@index.test"
+    shown = config.public(config.load(None, {}, {"index_url": secret, "extra_index_urls": [secret]}))
+    assert set(shown) == set(Settings.__struct_fields__)
+    assert "secret" not in str(shown)
 
 
 def test_names_of_settings_say_their_unit():
     units = ("_s", "_bytes", "_max")
-    numbers = [name for name in Settings.__struct_fields__ if isinstance(getattr(Settings(), name), int | float)]
+    defaults = {name: getattr(Settings(), name) for name in Settings.__struct_fields__}
+    numbers = [n for n, value in defaults.items() if isinstance(value, int | float) and not isinstance(value, bool)]
     plain = [name for name in numbers if not name.endswith(units)]
     counts = ("uid_base", "standbys_per_zygote", "shells_per_zygote", "function_concurrency", "queue_per_function")
     assert set(plain) <= {*counts, "archive_entries", "builds_at_once", "records_kept"}

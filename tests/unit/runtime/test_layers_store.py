@@ -4,16 +4,25 @@ import getpass
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from runtime.config import Settings
-from runtime.errors import RequirementError, StartError
-from runtime.layers import Layers
-from runtime.model import Distribution, Environment
+from runtime.errors import BuildError, RequirementError, StartError
+from runtime.layers import FACTS_BYTES_MAX, Layers
+from runtime.model import Conflict, Distribution, Environment, EnvironmentManifest
+from runtime.sandbox import mounts
 
 CODE = "c" * 64
 ENV = "e" * 64
+LAYER, OTHER = "a" * 64, "b" * 64
+MANIFEST = EnvironmentManifest(
+    environment=Environment(
+        id=ENV, runtime="python3.11", distributions=(Distribution("a", "1"), Distribution("b", "1")), imports=("a",)
+    ),
+    lock="a==1\n",
+    layers=(OTHER, LAYER),
+    conflicts=(Conflict(path="x.py", used="b", hidden="a"),),
+)
 
 
 @pytest.fixture
@@ -30,14 +39,9 @@ def staged(layers: Layers, name: str = "build-1") -> Path:
     staging = layers.make_staging(name)
     (staging / "code").mkdir()
     (staging / "code" / "main.py").write_text("")
-    (staging / "environment" / "fs").mkdir(parents=True)
-    manifest = {
-        **msgspec.to_builtins(
-            Environment(id=ENV, runtime="python3.11", distributions=(Distribution("a", "1"),), imports=("a",))
-        ),
-        "lock": "a==1\n",
-    }
-    (staging / "environment" / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    for layer in (LAYER, OTHER):
+        (staging / "layers" / layer / "fs").mkdir(parents=True)
+        (staging / "layers" / layer / "layer.json").write_text(f'"{layer[0]}"')
     return staging
 
 
@@ -46,12 +50,13 @@ def mode(path: Path) -> int:
 
 
 def test_folders_have_the_modes_that_keep_others_out(layers: Layers, tmp_path: Path):
-    state = tmp_path / "state"
-    modes = {name: mode(state / name) for name in ("", "code", "environments", "trash", "staging", "store", "cache")}
+    state, kinds = tmp_path / "state", ("code", "environments", "layers")
+    modes = {name: mode(state / name) for name in ("", *kinds, "trash", "staging", "store", "cache")}
     assert modes == {
         "": 0o711,
         "code": 0o700,
         "environments": 0o700,
+        "layers": 0o700,
         "trash": 0o700,
         "staging": 0o711,
         "store": 0o700,
@@ -76,13 +81,92 @@ def test_a_missing_user_is_said_in_words(tmp_path: Path):
 def test_what_was_staged_is_adopted_under_its_id(layers: Layers):
     staging = staged(layers)
     layers.adopt_code(staging / "code", CODE)
-    layers.adopt_environment(staging / "environment", ENV)
+    assert not layers.has_layer(LAYER)
+    for layer in (LAYER, OTHER):
+        layers.adopt_layer(staging / "layers" / layer, layer)
+    layers.put_environment(MANIFEST)
     code, empty = layers.code_lowers(CODE)
     assert (code / "main.py").is_file() and empty.name == "empty" and mode(code) == 0o755
     assert layers.has_environment(ENV)
-    assert layers.environment(ENV).distributions == (Distribution("a", "1"),)
-    assert layers.lock(ENV) == "a==1\n"
-    assert [path.name for path in layers.environment_lowers([ENV, ENV])] == ["fs", "fs", "empty"]
+    assert layers.has_layer(LAYER) and layers.facts(LAYER) == b'"a"'
+    assert layers.manifest(ENV) == MANIFEST
+    lowers = layers.environment_lowers([ENV, ENV])
+    assert [path.parent.name[0] + path.name for path in lowers] == ["bfs", "afs", "sempty"]
+    assert mode(lowers[0].parent) == 0o755
+
+
+def test_a_union_has_each_layer_once_and_the_first_environment_s_order(layers: Layers):
+    staging = staged(layers)
+    for layer in (LAYER, OTHER):
+        layers.adopt_layer(staging / "layers" / layer, layer)
+    layers.put_environment(MANIFEST)
+    second = Environment(id="f" * 64, runtime="python3.11")
+    layers.put_environment(EnvironmentManifest(environment=second, lock="", layers=(LAYER, OTHER)))
+    assert layers.environment_lowers([ENV, second.id]) == layers.environment_lowers([ENV])
+    assert layers.environment_lowers([second.id]) != layers.environment_lowers([ENV])
+
+
+def test_an_environment_that_is_there_is_not_written_again(layers: Layers):
+    layers.put_environment(MANIFEST)
+    layers.put_environment(EnvironmentManifest(environment=MANIFEST.environment, lock="other", layers=()))
+    assert layers.manifest(ENV) == MANIFEST
+
+
+def test_more_layers_than_an_overlay_can_have_are_refused(layers: Layers):
+    many = tuple(f"{number:064x}" for number in range(mounts.LOWERS_MAX))
+    layers.put_environment(EnvironmentManifest(environment=MANIFEST.environment, lock="", layers=many))
+    with pytest.raises(StartError, match=rf"{mounts.LOWERS_MAX} packages together, the limit is"):
+        layers.environment_lowers([ENV])
+
+
+def test_a_layer_that_a_builder_has_made_otherwise_is_not_adopted(layers: Layers, tmp_path: Path):
+    staged_layers = staged(layers) / "layers"
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    facts, tree = staged_layers / LAYER / "layer.json", staged_layers / OTHER / "fs"
+    facts.unlink()
+    facts.symlink_to("/etc/hostname")
+    tree.rmdir()
+    tree.symlink_to(tmp_path / "elsewhere")
+    for layer in (LAYER, OTHER):
+        with pytest.raises(BuildError, match="is not as the builder should have made it"):
+            layers.adopt_layer(staged_layers / layer, layer)
+    facts.unlink()
+    facts.touch()
+    os.truncate(facts, FACTS_BYTES_MAX + 1)
+    with pytest.raises(BuildError, match="is not as the builder should have made it"):
+        layers.adopt_layer(staged_layers / LAYER, LAYER)
+    assert not layers.has_layer(LAYER) and not layers.has_layer(OTHER)
+
+
+@pytest.mark.parametrize("link", ["layers", f"layers/{LAYER}", "code"])
+def test_folders_that_a_builder_has_replaced_by_links_are_not_followed(layers: Layers, tmp_path: Path, link: str):
+    staging = staged(layers)
+    (staging / link).rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").chmod(0o700)
+    (staging / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BuildError, match="is not as the builder should have made it"):
+        if link == "code":
+            layers.adopt_code(staging / "code", CODE)
+        else:
+            layers.adopt_layer(staging / "layers" / LAYER, LAYER)
+    assert not layers.has_layer(LAYER)
+    assert mode(tmp_path / "elsewhere") == 0o700
+
+
+@pytest.mark.parametrize("missing", ["layer.json", "fs", "."])
+def test_a_layer_that_is_not_whole_is_not_adopted(layers: Layers, missing: str, tmp_path: Path):
+    layer = staged(layers) / "layers" / LAYER
+    (layer / missing).resolve().rename(tmp_path / "away")
+    with pytest.raises(BuildError, match="is not as the builder should have made it"):
+        layers.adopt_layer(layer, LAYER)
+    assert not layers.has_layer(LAYER)
+
+
+def test_a_manifest_that_cannot_be_read_is_an_error_of_the_start(layers: Layers, tmp_path: Path):
+    layers.put_environment(MANIFEST)
+    (tmp_path / "state" / "environments" / ENV / "manifest.json").write_text("{")
+    with pytest.raises(StartError, match=f"environment {ENV[:12]} cannot be read"):
+        layers.manifest(ENV)
 
 
 def test_what_is_there_already_is_kept(layers: Layers):
@@ -96,11 +180,15 @@ def test_what_is_there_already_is_kept(layers: Layers):
 
 
 def test_what_is_not_there_says_what_to_do(layers: Layers):
-    for ask in (lambda: layers.code_lowers(CODE), lambda: layers.environment(ENV), lambda: layers.lock(ENV)):
+    asks = (lambda: layers.code_lowers(CODE), lambda: layers.manifest(ENV), lambda: layers.facts(LAYER))
+    for ask in (*asks, lambda: layers.environment_lowers([ENV])):
         with pytest.raises(StartError, match="is not in the store") as caught:
             ask()
         assert caught.value.phase == "rootfs" and caught.value.hint == "deploy the function again"
-    assert not layers.has_environment(ENV)
+    assert not layers.has_environment(ENV) and not layers.has_layer(LAYER)
+    layers.put_environment(MANIFEST)
+    with pytest.raises(StartError, match=r"layers b+ is not in the store"):
+        layers.environment_lowers([ENV])
 
 
 def test_discarding_is_at_once_and_repeatable(layers: Layers, tmp_path: Path):
@@ -119,10 +207,11 @@ def test_a_start_clears_builds_and_half_made_folders(layers: Layers, tmp_path: P
     layers.adopt_code(staged(layers, "build-2") / "code", CODE)
     (state / "code" / ".half").mkdir()
     (state / "environments" / ".half").mkdir()
-    assert layers.clear_leftovers() == 4
+    (state / "layers" / ".half").mkdir()
+    assert layers.clear_leftovers() == 5
     assert list((state / "staging").iterdir()) == []
     assert [path.name for path in (state / "code").iterdir()] == [CODE]
-    assert len(list((state / "trash").iterdir())) == 4
+    assert len(list((state / "trash").iterdir())) == 5
     assert layers.clear_leftovers() == 0
 
 

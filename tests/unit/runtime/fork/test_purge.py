@@ -1,5 +1,7 @@
-"""Which modules belong to whom, and how they are forgotten."""
+"""How modules are forgotten, and what the import system knew of them."""
 
+import importlib.metadata
+import os
 import sys
 import types
 from pathlib import Path
@@ -10,78 +12,15 @@ from runtime.fork import purge
 
 
 @pytest.fixture
-def env(tmp_path: Path) -> Path:
-    """An environment with two distributions, one of them with a compiled and a vendored module."""
-    for path in ("alpha/__init__.py", "alpha/part.py", "alpha/_c.so", "beta.py", "loose.py"):
-        file = tmp_path / path
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("")
-    for name, rows in {
-        "Alpha_Beta-1.0.dist-info": "alpha/__init__.py,sha256=x,1\nalpha/part.py,,\n../../bin/x,,\nalpha/_c.so,,\n",
-        "beta-2.0.dist-info": '"beta.py",,\n\n',
-        "broken-1.dist-info": "",
-        "other-data": "",
-    }.items():
-        (tmp_path / name).mkdir()
-        if name != "broken-1.dist-info":
-            (tmp_path / name / "RECORD").write_text(rows)
-    return tmp_path
-
-
-@pytest.fixture
-def modules(env: Path, monkeypatch: pytest.MonkeyPatch):
-    """`sys.modules` with what would have been imported from it."""
+def modules(monkeypatch: pytest.MonkeyPatch):
+    """`sys.modules` with what would have been imported from an environment."""
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.setattr(purge, "_stash", [])
-
-    def add(name: str, path: str | None) -> types.ModuleType:
-        module = types.ModuleType(name)
-        if path:
-            module.__file__ = str(env / path)
-        sys.modules[name] = module
+    for name in ("alpha", "alpha.part", "alpha.made", "beta", "loose"):
+        sys.modules[name] = module = types.ModuleType(name)
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
-        return module
-
-    add("alpha", "alpha/__init__.py")
-    add("alpha.part", "alpha/part.py")
-    add("alpha.made", None)
-    add("beta", "beta.py")
-    add("loose", "loose.py")
-    return add
-
-
-def test_names_are_normalised_as_pep_503_has_it():
-    assert {purge.normalised(name) for name in ("A.B", "a_b", "A--b", "a-._b")} == {"a-b"}
-
-
-def test_owners_of_files_are_read_from_every_record(env: Path):
-    assert purge.file_owners(str(env)) == {
-        "alpha/__init__.py": ("alpha-beta", "1.0"),
-        "alpha/part.py": ("alpha-beta", "1.0"),
-        "alpha/_c.so": ("alpha-beta", "1.0"),
-        "../../bin/x": ("alpha-beta", "1.0"),
-        "beta.py": ("beta", "2.0"),
-    }
-    assert purge.file_owners(str(env / "nowhere")) == {}
-
-
-def test_owners_of_modules_are_those_of_their_files_or_parents(env: Path, modules):
-    found = purge.module_owners(purge.file_owners(str(env)), str(env))
-    assert found == {
-        "alpha": ("alpha-beta", "1.0"),
-        "alpha.part": ("alpha-beta", "1.0"),
-        "alpha.made": ("alpha-beta", "1.0"),
-        "beta": ("beta", "2.0"),
-        "loose": ("", ""),
-    }
-
-
-def test_undeclared_are_all_but_the_exact_versions():
-    owners = {"a": ("a", "1"), "b": ("b", "2"), "c": ("", "")}
-    assert purge.undeclared(owners, {("a", "1"), ("b", "3")}) == ("b", "c")
-    assert purge.undeclared(owners, set()) == ("a", "b", "c")
 
 
 def test_forgotten_modules_are_gone_from_their_parents_and_stay_alive(modules):
@@ -110,3 +49,38 @@ def test_directories_of_the_environment_are_read_again(monkeypatch: pytest.Monke
     purge.forget_directories()
     assert set(cache) == {"/opt/env/alpha", "/usr/lib"}
     assert (inside.count, outside.count) == (1, 0)
+
+
+def test_import_hooks_of_forgotten_modules_go_too_and_others_stay(modules, monkeypatch: pytest.MonkeyPatch):
+    class Finder:
+        pass
+
+    def hook() -> None:
+        pass
+
+    Finder.__module__, hook.__module__ = "alpha", "beta"
+    finder, kept = Finder(), list(sys.meta_path)
+    monkeypatch.setattr(sys, "meta_path", [finder, Finder, *kept])
+    monkeypatch.setattr(sys, "path_hooks", [*sys.path_hooks, hook])
+    purge.purge(("beta",))
+    assert sys.meta_path == [finder, Finder, *kept] and hook not in sys.path_hooks
+    purge.purge(("alpha",))
+    assert sys.meta_path == kept and finder in purge._stash and hook in purge._stash
+
+
+def test_metadata_of_another_environment_at_the_same_path_is_read_anew(tmp_path: Path):
+    def install(name: str) -> None:
+        """As mounting another environment does: the folder's time of change stays."""
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+        (tmp_path / f"{name}-1.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+        os.utime(tmp_path, ns=(0, 0))
+
+    def found(name: str) -> list[str]:
+        return [one.metadata["Name"] for one in importlib.metadata.distributions(name=name, path=[str(tmp_path)])]
+
+    install("one")
+    assert found("one") == ["one"]
+    install("other")
+    assert found("other") == [], "it is remembered"
+    purge.purge(())
+    assert found("other") == ["other"]

@@ -1,14 +1,17 @@
 """The worker's pure parts: loading a handler, counting its parameters, describing what went wrong."""
 
+import json
+import socket
 import sys
 import time
+from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 from pathlib import Path
 
 import pytest
 
-from runtime.fork import worker
+from runtime.fork import ownership, worker
 from runtime.fork.worker import Context, Failure
-from runtime.frames import ErrorKind
+from runtime.frames import HEADER, HEADER_BYTES, ErrorKind, FrameKind, pack
 
 
 @pytest.fixture
@@ -145,13 +148,72 @@ def test_long_messages_and_tracebacks_are_cut(code):
     assert any("lines ..." in line for line in payload["traceback"])
 
 
-def test_checked_imports_are_timed_or_fail_as_imports(code):
-    import json
+ASSIGNMENT = {
+    "function": "f",
+    "version": "v",
+    "handler": "user_main.main",
+    "environ": {},
+    "memory_bytes": 1,
+    "result_bytes": 100,
+    "environment_is_new": False,
+}
 
-    assert set(json.loads(worker._check_imports(["json", "base64"]))) == {"json", "base64"}
-    with pytest.raises(Failure) as caught:
-        worker._check_imports(["json", "nowhere_at_all"])
-    assert caught.value.payload["kind"] == ErrorKind.IMPORT
+
+@pytest.fixture
+def checked(code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that was assigned for a check; `checked(names)` sends the check's frame and gives the answer."""
+    environment = tmp_path / "env"
+    (environment / "dep-1.dist-info").mkdir(parents=True)
+    (environment / "dep.py").write_text("x = 1\n")
+    (environment / "dep-1.dist-info" / "RECORD").write_text("dep.py,sha256=x,6\n")
+    owners = ownership.file_owners(str(environment))
+    monkeypatch.setattr(ownership, "ENVIRONMENT", str(environment))
+    monkeypatch.setattr(ownership, "file_owners", lambda: owners)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(environment)])
+    monkeypatch.chdir(tmp_path)
+
+    def check(*names: str, source: str = "def main(param): return param", is_check: bool = True):
+        (tmp_path / "user_main.py").write_text(source)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            message = json.dumps({**ASSIGNMENT, "is_check": is_check}).encode()
+            function = worker.Function(message, theirs.fileno(), str(tmp_path))
+            ours.sendall(pack(FrameKind.CHECK, b"id", json.dumps(names).encode(), 1000))
+            goes_on = function.serve_one()
+            data = ours.recv(1 << 16)
+        _, kind, id_length, length, _, _ = HEADER.unpack_from(data)
+        assert len(data) == HEADER_BYTES + id_length + length
+        return kind, json.loads(data[HEADER_BYTES + id_length :]), goes_on
+
+    return check
+
+
+def test_a_check_answers_what_the_imports_cost_by_distribution(checked):
+    kind, costs, goes_on = checked("dep", "json")
+    assert kind == FrameKind.RESULT and goes_on
+    assert set(costs) == {"", "dep"}, "the standard library is charged to who imports it"
+    assert all(ms >= 0 and size >= 0 for ms, size in costs.values())
+
+
+def test_what_the_handler_imports_is_measured_too(checked):
+    _, costs, _ = checked(source="import dep\n\ndef main(param): return param")
+    assert set(costs) == {"", "dep"}
+
+
+def test_a_declared_module_that_cannot_be_imported_fails_the_check(checked):
+    kind, failure, _ = checked("dep", "nowhere_at_all")
+    assert (kind, failure["kind"], failure["type"]) == (FrameKind.ERROR, ErrorKind.IMPORT, "ModuleNotFoundError")
+
+
+def test_a_handler_that_cannot_be_loaded_fails_the_check_and_ends_the_helper(checked):
+    kind, failure, goes_on = checked("dep", source="import nowhere_at_all")
+    assert (kind, failure["kind"], goes_on) == (FrameKind.ERROR, ErrorKind.IMPORT, False)
+
+
+def test_nothing_is_measured_after_a_check(checked):
+    originals = [loader.exec_module for loader in (SourceFileLoader, ExtensionFileLoader)]
+    checked("dep", "nowhere_at_all")
+    assert [loader.exec_module for loader in (SourceFileLoader, ExtensionFileLoader)] == originals
 
 
 def test_a_context_counts_down_and_never_below_zero():
