@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import bases, spawned
@@ -27,6 +27,8 @@ log = logging.getLogger("pagurus.bases")
 _LINE_BYTES_MAX = 1 << 20
 _LIMITS = Limits(memory_bytes=2 << 30, pids=256, cpu_millis=100_000)
 
+_STARTING = ("base", "starting the builder", 0.0)
+
 Send = Callable[[BuildProgress | BuildFailed | RuntimesChanged], None]
 
 
@@ -37,7 +39,7 @@ class _Build:
     runtime: RuntimeName
     askers: set[int]
     task: asyncio.Task[None] | None = None
-    last: tuple[str, str, float | None] = field(default=("base", "starting the builder", 0.0))
+    last: tuple[str, str, float | None] = _STARTING
 
 
 class BaseBuilds:
@@ -186,7 +188,8 @@ class BaseBuilds:
             cgroup.close()
             self._parts.bury(cgroup)
             self.discard_leftovers()
-        log.info("runtime=%s built", build.runtime)
+        if build.last is not _STARTING:  # else the builder has found it there
+            log.info("runtime=%s built", build.runtime)
 
     async def _converse(self, build: _Build, cgroup: Cgroup) -> None:
         events_read, events_write = os.pipe2(os.O_CLOEXEC)

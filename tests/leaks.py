@@ -17,7 +17,9 @@ UIDS = 64 * 65536  # of one node: zygotes_max ranges
 RETRY_FOR_S = 5.0  # the kernel ends namespaces and cgroups after their last process
 RETRY_EVERY_S = 0.02
 others: set[int] = set()  # pids of daemons that live on beside a test: they and their children are not its leaks
+SLOTS = 96  # ranges of uids for nodes that live at once
 _numbers = itertools.count()
+_taken: set[int] = set()  # slots of nodes that live: one may live as long as all tests together
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,14 @@ class Scope:
 
     @classmethod
     def new(cls, state_dir: Path) -> "Scope":
-        """One that no other node has."""
-        number = next(_numbers) % 96
+        """One that no other living node has; given back by `release`."""
+        number = next(number for number in (n % SLOTS for n in _numbers) if number not in _taken)
+        _taken.add(number)
         return cls(f"pagurus-test-{os.getpid()}-{number}", FIRST_UID + number * UIDS, state_dir)
+
+    def release(self) -> None:
+        """The node has ended: another one may get its slot."""
+        _taken.discard((self.uid_base - FIRST_UID) // UIDS)
 
     @property
     def settings(self) -> dict[str, object]:

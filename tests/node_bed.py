@@ -342,7 +342,11 @@ def state_directory() -> Iterator[Scope]:
         state = Path(name)
         state.chmod(0o711)
         (state / "rootfs").symlink_to(INSTALLED / "rootfs")
-        yield Scope.new(state)
+        scope = Scope.new(state)
+        try:
+            yield scope
+        finally:
+            scope.release()
 
 
 def in_node(**settings: Any) -> Callable[[Scenario], Callable[[], None]]:

@@ -8,6 +8,7 @@ pid namespace. I's death ends everything inside; I can only be reaped after ever
 import array
 import json
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -113,6 +114,7 @@ class UserNamespace:
         steps("cgroup")
         self._outer.join_self()
         entries = self._cgroup.open_entries()
+        keeper = os.pidfd_open(parent)
         steps("unshare user")
         syscalls.unshare(CloneFlag.NEWUSER)
         children.die_with(parent)
@@ -130,15 +132,17 @@ class UserNamespace:
         try:
             steps("cgroup of init")
             cgroup.enter(entries)
-            self._be_init(end, steps, tree)
+            self._be_init(end, steps, tree, keeper)
         except BaseException as error:
             children.report(end, steps.current, error)
             os._exit(children.EXIT_FAILED)
 
-    def _be_init(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment]) -> None:
-        """Body of I up to its exec."""
+    def _be_init(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment], keeper: int) -> None:
+        """Body of I up to its exec. keeper: pidfd of pagurusd."""
         os.setsid()
         identity.die_with_parent()
+        if select.select([keeper], [], [], 0)[0]:  # it had died before: no signal comes, and getppid says 0 here
+            os._exit(children.EXIT_FAILED)
         steps("mount proc")
         proc = mounts.proc()
         targets = [*(a.target for a in tree), "proc"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.leaks import Scope
+from tests.leaks import SLOTS, Scope
 from tests.pagurusd import BIN, Answer, Daemon, archive
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -240,3 +240,9 @@ def test_doctor_and_check_agree_that_this_machine_is_fit(fresh: Daemon):
 def test_scopes_do_not_meet():
     first, second = Scope.new(Path("/a")), Scope.new(Path("/b"))
     assert first.cgroup_parent != second.cgroup_parent and first.uid_base != second.uid_base
+    first.release()
+    for _ in range(2 * SLOTS):
+        other = Scope.new(Path("/c"))
+        assert other.uid_base != second.uid_base, "it lives on"
+        other.release()
+    second.release()

@@ -38,6 +38,13 @@ def test_scripts_tell_their_usage(name):
     assert "--nonsense" in wrong.stderr
 
 
+@pytest.mark.parametrize("arguments", [("--runtime",), ("--runtime", "--quiet"), ("--runtime", "pypy")])
+def test_setup_wants_the_name_of_a_runtime(arguments):
+    wrong = bash(SCRIPTS / "setup", *arguments)
+    assert wrong.returncode == 2
+    assert "python3.13" in wrong.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("prefix", ["/", "/opt", "relative", "/opt/a:b"])
 def test_a_prefix_that_is_no_folder_of_its_own_is_refused(prefix):
