@@ -7,15 +7,26 @@ from dataclasses import dataclass
 
 from runtime.errors import BuildError
 from runtime.model import CodeId, EnvironmentId, FunctionName, RuntimeName
-from runtime.protocol import BuildFailed, BuildProgress, BuildSucceeded, BuildVersion, CancelBuild, ToDaemon
+from runtime.protocol import (
+    BuildFailed,
+    BuildProgress,
+    BuildRuntime,
+    BuildSucceeded,
+    BuildVersion,
+    CancelBuild,
+    DropRuntime,
+    RuntimesChanged,
+    ToDaemon,
+)
 
 Progress = Callable[[str, str, float | None], None]
 SendWithDescriptors = Callable[[ToDaemon, tuple[int, ...]], None]
+Ending = BuildSucceeded | RuntimesChanged
 
 
 @dataclass(slots=True)
 class _Build:
-    future: asyncio.Future[BuildSucceeded]
+    future: asyncio.Future[Ending]
     progress: Progress
 
 
@@ -41,17 +52,20 @@ class Builds:
         Raises BuildError. Cancelled: the build is stopped.
         """
         number = next(self._numbers)
-        future: asyncio.Future[BuildSucceeded] = asyncio.get_running_loop().create_future()
-        self._running[number] = _Build(future, progress)
         message = BuildVersion(build=number, function=function, runtime=runtime, requirements=requirements)
-        self._send(message, (archive,))
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._send(CancelBuild(build=number), ())
-            raise
-        finally:
-            self._running.pop(number, None)
+        ending = await self._ask(number, message, (archive,), progress)
+        assert isinstance(ending, BuildSucceeded), ending
+        return ending
+
+    async def build_runtime(self, runtime: RuntimeName, progress: Progress) -> None:
+        """Make a base rootfs, unless it is there. Raises BuildError. Cancelled: stopped, if nobody else waits."""
+        number = next(self._numbers)
+        await self._ask(number, BuildRuntime(build=number, runtime=runtime), (), progress)
+
+    async def drop_runtime(self, runtime: RuntimeName) -> None:
+        """Give a base rootfs up. Raises BuildError."""
+        number = next(self._numbers)
+        await self._ask(number, DropRuntime(build=number, runtime=runtime), (), lambda *_: None)
 
     def progressed(self, message: BuildProgress) -> None:
         """A step of a build."""
@@ -67,8 +81,26 @@ class Builds:
         else:
             build.future.set_result(message)
 
+    def runtimes_changed(self, message: RuntimesChanged) -> None:
+        """A base rootfs is made or given up."""
+        build = self._running.get(message.build)
+        if build is not None and not build.future.done():
+            build.future.set_result(message)
+
     def failed(self, message: BuildFailed) -> None:
         """A build has failed."""
         build = self._running.get(message.build)
         if build is not None and not build.future.done():
             build.future.set_exception(BuildError(message.kind, message.message, hint=message.hint))
+
+    async def _ask(self, number: int, message: ToDaemon, descriptors: tuple[int, ...], progress: Progress) -> Ending:
+        future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._running[number] = _Build(future, progress)
+        self._send(message, descriptors)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._send(CancelBuild(build=number), ())
+            raise
+        finally:
+            self._running.pop(number, None)

@@ -84,9 +84,8 @@ class Deploys:
         """
         async with self._turn(name):
             progress("queue", "waiting for a build slot", None)
-            async with self._room:
-                with self._registry.building():
-                    return await self._deploy(name, settings, archive, progress)
+            async with self._room, self._registry.building():
+                return await self._deploy(name, settings, archive, progress)
 
     async def delete(self, name: FunctionName) -> bool:
         """Delete a function after the deploys of it that run; whether there was one."""

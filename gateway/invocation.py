@@ -21,10 +21,11 @@ class UserError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why there is no result. word: of the problem type, see gateway.api.problems."""
+    """Why there is no result. word: of the problem type, see gateway.api.problems. hint: the next step, or ''."""
 
     word: str
     detail: str
+    hint: str = ""
     error: UserError | None = None
     retry_after_s: float | None = None
 

@@ -33,18 +33,26 @@ class Keeper:
         self._clock = clock
         self._fleet = fleet
         self._send = send
-        self._runtimes = runtimes
+        self._runtimes = tuple(runtimes)
+        self._environments: tuple[Environment, ...] = ()
         self._base_waiters: list[asyncio.Future[None]] = []
 
     def plan(self, environments: Iterable[Environment]) -> None:
         """Make the zygotes fit the environments of all deployed functions."""
+        self._environments = tuple(environments)
         specs = plan_zygotes(
             self._runtimes,
-            environments,
+            self._environments,
             standbys_per_zygote=self._settings.standbys_per_zygote,
             zygotes_max=self._settings.zygotes_max,
         )
         self._act(self.zygotes.set_plan(specs))
+
+    def set_runtimes(self, runtimes: Sequence[RuntimeName]) -> None:
+        """The node has other runtimes now: zygotes of new ones are made, those of others dropped."""
+        if tuple(runtimes) != self._runtimes:
+            self._runtimes = tuple(runtimes)
+            self.plan(self._environments)
 
     def ready(self, message: ZygoteReady) -> None:
         """A zygote can fork."""

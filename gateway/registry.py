@@ -1,9 +1,9 @@
 """The deployed functions: in memory for invocations, in the store for ever, and what follows from a change."""
 
+import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from gateway.deployed import Version
 from gateway.fleet import Fleet
@@ -11,10 +11,7 @@ from gateway.keeper import Keeper
 from gateway.scheduler.zygotes import ZygoteState
 from gateway.store.functions import FunctionStore, StoredFunction
 from runtime.model import CodeId, EnvironmentId, FunctionName, ImportCost
-from runtime.protocol import Discard, ToDaemon
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from runtime.protocol import Discard, Keep, ToDaemon
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +28,8 @@ class Registry:
         self._keeper = keeper
         self._send = send
         self._building_count = 0
+        self._is_collecting = False
+        self._quiet = asyncio.Condition()
         self._old_codes: set[CodeId] = set()
         self._old_environments: set[EnvironmentId] = set()
 
@@ -64,14 +63,39 @@ class Registry:
         self._plan()
         return True
 
-    @contextmanager
-    def building(self) -> "Iterator[None]":
+    @asynccontextmanager
+    async def building(self) -> AsyncIterator[None]:
         """While any build runs nothing is discarded: it may be about to reuse what seems unused."""
-        self._building_count += 1
+        async with self._quiet:
+            await self._quiet.wait_for(lambda: not self._is_collecting)
+            self._building_count += 1
         try:
             yield
         finally:
             self._building_count -= 1
+            async with self._quiet:
+                self._quiet.notify_all()
+
+    @asynccontextmanager
+    async def collecting(self) -> AsyncIterator[None]:
+        """Waits for the builds that run, and holds back others: all that is needed is in `needed` then."""
+        async with self._quiet:
+            await self._quiet.wait_for(lambda: not self._is_collecting and not self._building_count)
+            self._is_collecting = True
+        try:
+            yield
+        finally:
+            self._is_collecting = False
+            async with self._quiet:
+                self._quiet.notify_all()
+
+    def needed(self) -> Keep:
+        """Code and environments of all versions."""
+        versions = [version for function in self.functions.values() for version in function.versions]
+        return Keep(
+            codes=frozenset(version.code for version in versions),
+            environments=frozenset(version.environment.id for version in versions if version.environment),
+        )
 
     def release(self, *versions: Version) -> None:
         """These versions are not needed any more."""
@@ -96,9 +120,9 @@ class Registry:
         """Discard what is unused by now."""
         if self._building_count or not (self._old_codes or self._old_environments) or self._has_old_sandboxes():
             return
-        versions = [version for function in self.functions.values() for version in function.versions]
-        self._old_codes -= {version.code for version in versions}
-        self._old_environments -= {version.environment.id for version in versions if version.environment}
+        needed = self.needed()
+        self._old_codes -= needed.codes
+        self._old_environments -= needed.environments
         if any(entry.state is ZygoteState.ENDING for entry in self._keeper.zygotes.entries.values()):
             return
         mounted = {one for zygote in self._fleet.pools.sources.zygotes.values() for one in zygote.environments}

@@ -27,6 +27,7 @@ from gateway.keeper import Keeper
 from gateway.node_link import NodeLink
 from gateway.nodes import NodeQuestions
 from gateway.registry import Registry
+from gateway.runtimes import Runtimes
 from gateway.services import Services
 from gateway.store.database import Database
 from gateway.store.functions import FunctionStore
@@ -126,10 +127,11 @@ class Gateway:
         clock, send = self._clock, self._send
         fleet = Fleet(settings, clock, self._loop, send, records.add, self._link.poll)
         evictions = Evictions(fleet)
-        keeper = Keeper(settings, clock, fleet, send, welcome.runtimes)
+        keeper = Keeper(settings, clock, fleet, send, [base.runtime for base in welcome.runtimes])
         registry = Registry(FunctionStore(database), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
-        questions = NodeQuestions(send)
+        runtimes = Runtimes(welcome.runtimes, settings.default_runtime, keeper, registry, builds)
+        questions = NodeQuestions(self._link.send)
         handlers = {
             protocol.ZygoteReady: keeper.ready,
             protocol.ZygoteFailed: keeper.failed,
@@ -140,7 +142,9 @@ class Gateway:
             protocol.BuildProgress: builds.progressed,
             protocol.BuildSucceeded: builds.succeeded,
             protocol.BuildFailed: builds.failed,
+            protocol.RuntimesChanged: runtimes.changed,
             protocol.NodeStatus: questions.answered,
+            protocol.GarbageCollected: questions.answered,
             protocol.Drain: self._ask_drain,
         }
 
@@ -164,6 +168,7 @@ class Gateway:
             evictions=evictions,
             keeper=keeper,
             registry=registry,
+            runtimes=runtimes,
             deploys=deploys,
             records=records,
             node=questions,

@@ -9,6 +9,7 @@ from gateway.fleet import Fleet
 from gateway.keeper import Keeper
 from gateway.nodes import NodeQuestions
 from gateway.registry import Registry
+from gateway.runtimes import Runtimes
 from gateway.store.records import RecordStore
 from runtime.clock import Clock
 from runtime.config import Settings
@@ -26,6 +27,7 @@ class Services:
     evictions: Evictions
     keeper: Keeper
     registry: Registry
+    runtimes: Runtimes
     deploys: Deploys
     records: RecordStore
     node: NodeQuestions

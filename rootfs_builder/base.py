@@ -53,6 +53,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     suite: str
     digest: str
     python_version: str
+    disk_bytes: int = 0  # 0: made before this was noted
     packages: tuple[dict[str, str], ...]
 
 
@@ -133,6 +134,7 @@ def _build(suite: Suite, work: Path, reporter: Reporter) -> Manifest:
         suite=suite.name,
         digest=base_tree.digest(root),
         python_version=version,
+        disk_bytes=base_tree.disk_bytes(root),
         packages=tuple(packages),
     )
     (work / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")

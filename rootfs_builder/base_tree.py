@@ -4,6 +4,7 @@ made, byte code, harmless modes. Runs as root, in `base`."""
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,6 +15,8 @@ from runtime.errors import BuildError
 
 ARCHIVES = Path("var/cache/apt/archives")
 SBIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BLOCK_BYTES = 4096
+COMPILE_WORKERS = 8
 CHECKED_IMPORTS = "asyncio, ctypes, lzma, sqlite3, ssl, zoneinfo"
 _REMOVED = (
     *(f"usr/share/{name}" for name in ("bug", "debconf", "doc", "doc-base", "gcc", "gdb", "info", "lintian")),
@@ -84,10 +87,19 @@ def configure(root: Path) -> None:
 
 
 def compile_stdlib(root: Path, version: str, tick: Callable[[int, int], None]) -> int:
-    """Compile the standard library with the tree's own interpreter. Returns the number of modules."""
+    """Compile the standard library with the tree's own interpreter. Returns the number of modules.
+
+    Always by the same number of workers: which strings of a .pyc are shared depends on what its process has
+    compiled before (seen with functools), so the parts must not depend on the number of cores.
+    """
     library = f"/usr/lib/python{version}/"
     return compiling.compile_tree(
-        interpreter(root, version), Path(f"{root}{library}"), inside=library, seen=library, tick=tick
+        interpreter(root, version),
+        Path(f"{root}{library}"),
+        inside=library,
+        seen=library,
+        workers=COMPILE_WORKERS,
+        tick=tick,
     )
 
 
@@ -127,8 +139,19 @@ def sanitise(root: Path) -> None:
 
 
 def digest(root: Path) -> str:
-    """Digest of the tree without what is derived from the rest of it: byte code and ld.so.cache."""
-    return trees.digest(root, skip=lambda path: b"__pycache__" in path.split(b"/") or path == b"etc/ld.so.cache")
+    """Digest over path, mode, link target and content of everything in the tree but etc/ld.so.cache.
+
+    Byte code counts, as sandboxes run it and never look at the source: compile_stdlib makes it the same on every
+    machine. ld.so.cache does not: the tree has no ldconfig, so the host's makes it, in the form of the host's release.
+    Owners are root's everywhere (sanitise), times are whatever they are.
+    """
+    return trees.digest(root, skip=lambda path: path == b"etc/ld.so.cache", label=_kind_and_mode)
+
+
+def disk_bytes(root: Path) -> int:
+    """What the tree takes on a file system with blocks of 4 KiB, whatever this one has; directories not counted."""
+    files = {entry.status.st_ino: entry.status.st_size for entry in trees.walk(root) if entry.is_file}
+    return sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in files.values())
 
 
 def mounts_below(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> Iterator[str]:
@@ -138,6 +161,10 @@ def mounts_below(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> 
         place = line.split(" ")[4].replace("\\040", " ")
         if place == prefix or place.startswith(prefix + "/"):
             yield place
+
+
+def _kind_and_mode(entry: trees.Entry) -> bytes:
+    return trees.kind(entry) if entry.is_link else b"%s%o " % (trees.kind(entry), stat.S_IMODE(entry.status.st_mode))
 
 
 def _replace(path: Path) -> Path:

@@ -62,6 +62,7 @@ def compile_tree(
     depth: int = 0,
     wanted: Callable[[bytes], bool] = lambda path: True,
     bytes_max: int = BYTES_MAX,
+    workers: int | None = None,
     tick: Callable[[int, int], None],
 ) -> int:
     """Compile every .py file below root for which `wanted` holds; files that do not compile are left alone.
@@ -69,6 +70,7 @@ def compile_tree(
     inside: root as the interpreter sees it; seen: as sandboxes will, both with a slash at the end. depth: how many
     folders below root sandboxes do not see.
     bytes_max: of byte code in all; what would come beyond is left out (a short source can have a long one).
+    workers: None takes one a core; byte code is the same bit by bit only for the same files and the same number.
     tick(done, all) is called at least every second. Returns the number of files.
     Raises BuildError when the interpreter is another one than promised, or the disk is full.
     """
@@ -78,7 +80,7 @@ def compile_tree(
         if entry.is_file and entry.path.endswith(b".py") and wanted(entry.path)
     ]
     environ = {**interpreter.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    parts = _parts(files, cores())
+    parts = _parts(files, workers or cores())
     budget = str(bytes_max // max(1, len(parts)))
     options = ("-s", "-S", "-P", "-W", "ignore", "-c", WORKER)
     argv = (*interpreter.argv, *options, interpreter.version, inside, seen, str(depth), budget)

@@ -62,16 +62,28 @@ def walk(root: Path) -> Iterator[Entry]:
         pending.extend(reversed(below))
 
 
-def digest(root: Path, *, skip: Callable[[bytes], bool] = lambda path: False) -> str:
-    """SHA-256 over kind, path, x bit and content of everything below root: 64 hex digits.
+def kind(entry: Entry) -> bytes:
+    """One letter: directory, link, executable or other file."""
+    if entry.is_directory:
+        return b"d"
+    if entry.is_link:
+        return b"l"
+    assert entry.is_file, entry.name
+    return b"x" if entry.is_executable else b"f"
 
-    Owners, times and the other mode bits do not count. Raises OSError.
+
+def digest(
+    root: Path, *, skip: Callable[[bytes], bool] = lambda path: False, label: Callable[[Entry], bytes] = kind
+) -> str:
+    """SHA-256 over label, path and content of everything below root: 64 hex digits.
+
+    The usual label is kind and x bit; owners, times and the other mode bits do not count then. Raises OSError.
     """
     total = hashlib.sha256()
     for entry in sorted(walk(root), key=lambda entry: entry.path):
         if skip(entry.path):
             continue
-        total.update(_kind(entry) + entry.path + b"\0" + _content(entry) + b"\0")
+        total.update(label(entry) + entry.path + b"\0" + _content(entry) + b"\0")
     return total.hexdigest()
 
 
@@ -92,15 +104,6 @@ def writing_failed(error: OSError, doing: str) -> BuildError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BuildError("limit", f"cannot {doing}: the disk is full", hint="free space below state_dir")
     return BuildError("internal", f"cannot {doing}: {error}")
-
-
-def _kind(entry: Entry) -> bytes:
-    if entry.is_directory:
-        return b"d"
-    if entry.is_link:
-        return b"l"
-    assert entry.is_file, entry.name
-    return b"x" if entry.is_executable else b"f"
 
 
 def _content(entry: Entry) -> bytes:

@@ -14,6 +14,7 @@ import msgspec
 
 from runtime.errors import ConfigError
 from runtime.model import MIB
+from runtime.suites import SUITES
 
 DEFAULT_CONFIG_PATH = Path("/etc/pagurus/pagurus.toml")
 PREFIX = "PAGURUS_"
@@ -48,10 +49,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     build_timeout_s: float = 600.0
     builds_at_once: int = 2
     environment_bytes: int = 4096 * MIB  # of all packages of a function, unpacked
+    store_bytes: int = 20480 * MIB  # layers beyond this that nothing needs go, least recently used first
     index_url: str = ""  # package index; '' takes the index that pip is configured with
     extra_index_urls: tuple[str, ...] = ()  # asked before index_url
     url_requirements: bool = False  # whether a requirement may be a wheel's https address with its hash
     records_kept: int = 100_000
+    default_runtime: str = ""  # of a deploy that names none; '' takes the host's version of Python, if it is built
     log_level: str = "info"
 
 
@@ -127,5 +130,7 @@ def _check(settings: Settings) -> None:
             raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:
         raise ConfigError(f"uid_base {settings.uid_base} and zygotes_max leave the range 65536..2147483647")
+    if settings.default_runtime and settings.default_runtime not in SUITES:
+        raise ConfigError(f"default_runtime is {settings.default_runtime!r}, not one of {', '.join(SUITES)}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {settings.log_level!r}, not debug, info, warning or error")

@@ -13,13 +13,14 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 import uvloop
 
-from runtime import config, doctor, logs, protocol
+from runtime import bases, config, doctor, logs, protocol
 from runtime.config import Settings
 from runtime.errors import ConfigError, PagurusError, RequirementError
 from runtime.gateway_process import GatewayProcess
@@ -144,9 +145,12 @@ class _Daemon:
         with _listener(settings) as listener:
             parts = open_parts(settings)
             try:
+                if not bases.built(_rootfs(settings)):
+                    raise RequirementError("no base root file system", hint="run scripts/setup")
                 await _clear_leftovers(parts.cgroups, parts.layers)
-                gateway = GatewayProcess(settings, listener, self._welcome(parts), parts.reaper)
+                gateway = GatewayProcess(settings, listener, partial(self._welcome, parts), parts.reaper)
                 node = Node(parts, gateway.send)
+                node.bases.discard_leftovers()
                 gateway.attach(node)
                 await self._serve(node, gateway)
             finally:
@@ -187,18 +191,19 @@ class _Daemon:
             self._hurry.set()
 
     def _welcome(self, parts: Parts) -> protocol.Welcome:
-        runtimes = parts.layers.runtimes()
-        if not runtimes:
-            raise RequirementError("no base root file system", hint="run scripts/setup")
         return protocol.Welcome(
             protocol=protocol.VERSION,
             node=parts.node,
             run=parts.run,
             version=version("pagurus"),
             settings=config.public(self._settings),
-            runtimes=runtimes,
+            runtimes=bases.built(_rootfs(self._settings)),
             checks=self._checks,
         )
+
+
+def _rootfs(settings: Settings) -> Path:
+    return Path(settings.state_dir) / "rootfs"
 
 
 async def _clear_leftovers(cgroups: CgroupTree, layers: Layers) -> None:

@@ -32,7 +32,10 @@ STOP_GRACE_S = 3.0  # after the drain: flush and exit
 class GatewayProcess:
     """See the module. `keep` runs as long as the daemon; `send` drops messages while there is no gateway."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, welcome: protocol.Welcome, reaper: Reaper) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, welcome: Callable[[], protocol.Welcome], reaper: Reaper
+    ) -> None:
+        """welcome: what each new gateway is greeted with."""
         self._settings = settings
         self._listener = listener
         self._welcome = welcome
@@ -127,7 +130,7 @@ class GatewayProcess:
         if not isinstance(message, protocol.Hello) or message.protocol != protocol.VERSION:
             raise ProtocolError("the gateway did not say Hello in our version of the protocol")
         assert self._node is not None
-        channel.send(protocol.encode(self._welcome))
+        channel.send(protocol.encode(self._welcome()))
         self._is_known = True
         self._node.offer_all()
 

@@ -34,12 +34,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerBuilds:
-    """All of the node. `pinned`: layers that running builds rely on, which must not be discarded."""
+    """All of the node."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._making: dict[LayerId, asyncio.Event] = {}
-        self.pinned: Counter[LayerId] = Counter()
 
     @asynccontextmanager
     async def opened(self, runtime: RuntimeName, name: str) -> AsyncIterator["LayerBuild"]:
@@ -48,14 +47,17 @@ class LayerBuilds:
         try:
             yield build
         finally:
-            self.pinned.subtract(build.layers)
-            self.pinned += Counter()  # drops the zeros
+            layers = self._parts.layers
+            layers.pinned.subtract(build.layers)
+            layers.pinned += Counter()  # drops the zeros
+            layers.trim()
             await build.aclose()
 
     def pin(self, build: "LayerBuild", wanted: Iterable[Wanted]) -> None:
         """From now on the layers of these are kept, until the build ends."""
         build.layers = [layer_id(build.runtime, one.sha256) for one in wanted]
-        self.pinned.update(build.layers)
+        self._parts.layers.pinned.update(build.layers)
+        self._parts.layers.touch(build.layers)
 
 
 class LayerBuild:

@@ -5,12 +5,15 @@ Directories are made beside their name and renamed; the parents of what sandboxe
 """
 
 import hashlib
+import logging
 import os
 import pwd
 import shutil
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,9 +22,12 @@ from runtime import packets
 from runtime.config import Settings
 from runtime.errors import BuildError, RequirementError, StartError
 from runtime.fork import warm
-from runtime.model import CodeId, EnvironmentId, EnvironmentManifest, LayerId, RuntimeName
+from runtime.model import CodeId, Distribution, EnvironmentId, EnvironmentManifest, LayerId, RuntimeName
 from runtime.sandbox import children, mounts
 from runtime.sandbox.children import Steps
+from runtime.store_index import StoredLayer, StoreIndex
+
+log = logging.getLogger("pagurus.layers")
 
 FACTS, FACTS_BYTES_MAX = "layer.json", 32 << 20
 _MOUNT_POINTS = ("code", "opt/env", "proc", "sys", "dev", "tmp", "opt/pagurus")
@@ -37,6 +43,13 @@ _INSIDE = (
 )
 
 
+class _Facts(msgspec.Struct):
+    """The part of a layer's facts that the index needs."""
+
+    distribution: Distribution
+    size_bytes: int
+
+
 class Layers:
     """Paths of everything stored, and the only code that adds or removes there."""
 
@@ -46,6 +59,8 @@ class Layers:
         self._root = Path(settings.state_dir)
         self._settings = settings
         self.skeleton = Path()
+        self.index = StoreIndex()
+        self.pinned: Counter[LayerId] = Counter()  # layers that running builds rely on
 
     def open(self) -> None:
         """Make the folders with their owners and modes, and the skeleton of every sandbox's root."""
@@ -58,6 +73,7 @@ class Layers:
         self._folder("store", 0o700, owner=self._settings.gateway_user)
         self._folder("cache", 0o700, owner=self._settings.builder_user)
         self.skeleton = self._make_skeleton()
+        self._load_index()
 
     @property
     def anchor(self) -> Path:
@@ -125,6 +141,7 @@ class Layers:
         ):
             raise BuildError("internal", f"layer {layer[:12]} is not as the builder should have made it")
         self._adopt(staged, self._root / "layers" / layer)
+        self._index_layer(layer)
 
     def put_environment(self, manifest: EnvironmentManifest) -> None:
         """Store an environment, all of whose layers are there."""
@@ -138,6 +155,38 @@ class Layers:
             file.flush()
             os.fsync(file.fileno())
         os.rename(beside, target)
+        self.index.environments[name] = manifest.layers
+
+    def codes(self) -> list[CodeId]:
+        """Ids of all code trees."""
+        return [CodeId(path.name) for path in (self._root / "code").iterdir() if not path.name.startswith(".")]
+
+    def code_place(self, code: CodeId) -> str:
+        return str(self._root / "code" / code)
+
+    def drop_environment(self, environment: EnvironmentId) -> None:
+        """Remove an environment; its layers stay."""
+        self.index.environments.pop(environment, None)
+        self.discard("environments", environment)
+
+    def drop_layer(self, layer: LayerId) -> None:
+        """Remove a layer, which no environment may need."""
+        self.index.layers.pop(layer, None)
+        self.discard("layers", layer)
+
+    def touch(self, layers: Iterable[LayerId]) -> None:
+        """A build uses these layers now."""
+        for layer in layers:
+            known = self.index.layers.get(layer)
+            if known is not None:
+                os.utime(self._root / "layers" / layer)
+                known.used_s = time.time()
+
+    def trim(self) -> None:
+        """Give up layers that nothing needs, until all have at most store_bytes."""
+        for layer in list(self.index.surplus(self._settings.store_bytes, self.pinned)):
+            log.info("layer %s, %s, is given up for store_bytes", layer[:12], self.index.layers[layer].label)
+            self.drop_layer(layer)
 
     def discard(self, kind: str, name: str) -> None:
         """Remove `code`, `environments` or `layers` NAME, if it is there; the deleting is a child's work."""
@@ -175,6 +224,26 @@ class Layers:
             os.rename(path, self._root / "trash" / f"{path.name}-{os.urandom(4).hex()}")
         self.empty_trash()
         return len(folders)
+
+    def _load_index(self) -> None:
+        for path in (self._root / "layers").iterdir():
+            if not path.name.startswith("."):
+                self._index_layer(LayerId(path.name))
+        for path in (self._root / "environments").iterdir():
+            try:
+                self.index.environments[EnvironmentId(path.name)] = self.manifest(EnvironmentId(path.name)).layers
+            except StartError as error:
+                log.warning("%s", error)
+
+    def _index_layer(self, layer: LayerId) -> None:
+        path = self._root / "layers" / layer
+        try:
+            facts = msgspec.json.decode((path / FACTS).read_bytes(), type=_Facts)
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("layer %s cannot be read: %s", layer[:12], error)
+            return
+        label = f"{facts.distribution.name}=={facts.distribution.version}"
+        self.index.layers[layer] = StoredLayer(label, facts.size_bytes, path.stat().st_mtime)
 
     def _temporary(self, kind: str) -> list[Path]:
         return [path for path in (self._root / kind).iterdir() if path.name.startswith(".")]

@@ -4,7 +4,6 @@ It knows zygotes, sandboxes and builds by id. It decides nothing about which fun
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections import Counter
@@ -12,11 +11,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from runtime import graves, protocol
+from runtime import graves, protocol, reports, sealed
+from runtime.base_builds import BaseBuilds
 from runtime.builds import Builds
 from runtime.errors import PagurusError, StartError
+from runtime.garbage import Garbage
 from runtime.graves import Graves
-from runtime.model import Assignment, EnvironmentId, SandboxId, ZygoteId
+from runtime.model import Assignment, CodeId, EnvironmentId, SandboxId, ZygoteId
 from runtime.parts import Parts
 from runtime.reaper import Exit
 from runtime.sandbox.sandbox import Sandbox, State
@@ -39,11 +40,13 @@ class Node:
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._hosts: dict[SandboxId, ZygoteHost] = {}
         self._builds = Builds(parts, lambda message: send(message, []))
+        self.bases = BaseBuilds(parts, lambda message: send(message, []), self.mounted_bases)
         self._group: asyncio.TaskGroup | None = None
         self._is_ending = False
         self._emptied = asyncio.Event()
         self.counters: Counter[str] = Counter()
         self._graves = Graves(self.counters)
+        self._garbage = Garbage(parts, self.bases, self._in_use)
         self._actions: dict[type, Callable[[Any], None]] = {
             protocol.AssignSandbox: self._assign,
             protocol.StartSandbox: self._start,
@@ -51,8 +54,10 @@ class Node:
             protocol.KillSandbox: self._kill,
             protocol.EnsureZygote: self._ensure,
             protocol.DropZygote: self._drop,
-            protocol.CancelBuild: lambda message: self._builds.cancel(message.build),
-            protocol.Discard: self._discard,
+            protocol.BuildRuntime: lambda message: self.bases.start(self._tasks, message),
+            protocol.DropRuntime: self.bases.drop,
+            protocol.CancelBuild: self._cancel_build,
+            protocol.Discard: self._garbage.discard,
             protocol.GetNodeStatus: lambda message: send(self.status(message.ticket), []),
         }
         parts.bury = self._graves.bury
@@ -65,6 +70,8 @@ class Node:
                 while True:
                     await asyncio.sleep(graves.RETRY_S if self._graves or self._is_ending else IDLE_TICK_S)
                     self._graves.dig()
+                    if not self._builds.count:
+                        self.bases.tick()
                     if self._is_ending and self.is_empty:
                         self._emptied.set()
         finally:
@@ -73,11 +80,15 @@ class Node:
     # --- messages of the gateway
 
     def handle(self, message: protocol.ToDaemon, descriptors: list[int]) -> None:
-        """Do what one message says. `descriptors` are owned by the call."""
-        if isinstance(message, protocol.BuildVersion) and len(descriptors) == 1:
-            self._builds.start(self._tasks, message, descriptors.pop())
-        for fd in descriptors:
-            os.close(fd)
+        """Do what one message says. `descriptors` are owned by the call. Raises ProtocolError."""
+        try:
+            if isinstance(message, protocol.BuildVersion) and len(descriptors) == 1:
+                self._builds.start(self._tasks, message, descriptors.pop())
+            elif isinstance(message, protocol.CollectGarbage) and len(descriptors) == 1:
+                self._collect(message, sealed.unseal(descriptors[0], protocol.Keep))
+        finally:
+            for fd in descriptors:
+                os.close(fd)
         action = self._actions.get(type(message))
         if action is not None:
             action(message)
@@ -96,25 +107,21 @@ class Node:
     def cancel_builds(self) -> None:
         """Builds of a gateway that is gone have nobody who waits for them."""
         self._builds.cancel_all()
+        self.bases.cancel_all()
+
+    def mounted_bases(self) -> set[str]:
+        """Folder names of the base rootfs that a zygote or a sandbox has mounted."""
+        return {host.base for host in (*self._zygotes.values(), *self._hosts.values())}
+
+    def _cancel_build(self, message: protocol.CancelBuild) -> None:
+        self._builds.cancel(message.build)
+        self.bases.cancel(message.build)
 
     def status(self, ticket: int) -> protocol.NodeStatus:
         """What the kernel says of every sandbox, and the counters."""
-        rows = []
-        for sandbox in self._sandboxes.values():
-            with contextlib.suppress(OSError):
-                rows.append(
-                    protocol.SandboxStatus(
-                        sandbox=sandbox.id,
-                        zygote=sandbox.zygote,
-                        state=sandbox.state.name.lower(),
-                        memory_bytes=sandbox.cgroup.memory_bytes(),
-                        pid=sandbox.pid,
-                        uid=sandbox.uid,
-                        frozen=sandbox.frozen,
-                    )
-                )
-        # one packet holds about 1,500 rows; more are not shown
-        return protocol.NodeStatus(ticket=ticket, sandboxes=tuple(rows[:1500]), counters=dict(self.counters))
+        return protocol.NodeStatus(
+            ticket=ticket, sandboxes=reports.rows(self._sandboxes.values()), counters=dict(self.counters)
+        )
 
     # --- zygotes
 
@@ -322,47 +329,34 @@ class Node:
         """The sandbox's first process is reaped; the kernel has killed the others of its pid namespace."""
         if not sandbox.was_ready:
             sandbox.error = sandbox.error or sandbox.start_failure()
-        out_of_memory = False
-        with contextlib.suppress(OSError):
-            out_of_memory = sandbox.cgroup.oom_kills() > 0
         if sandbox.is_live:
             sandbox.become(State.DYING)
         sandbox.become(State.GONE)
         self.counters["sandboxes_ended"] += 1
         host = self._hosts.pop(sandbox.id)
         self._sandboxes.pop(sandbox.id, None)
-        self._send(
-            protocol.SandboxDied(
-                sandbox=sandbox.id,
-                exit_status=ended.exit_status,
-                signal=ended.signal,
-                out_of_memory=out_of_memory and not sandbox.reason,
-                memory_bytes=sandbox.assignment.limits.memory_bytes if sandbox.assignment else 0,
-                reason=sandbox.reason,
-                error=sandbox.error,
-            ),
-            [],
-        )
+        self._send(reports.death(sandbox, ended), [])
         sandbox.release()
         self._graves.bury(sandbox.cgroup)
         host.sandbox_gone(sandbox)
 
-    def _discard(self, message: protocol.Discard) -> None:
-        codes = {s.assignment.code for s in self._sandboxes.values() if s.assignment is not None}
-        environments = {e for host in self._zygotes.values() for e in host.environments}
-        for code in message.codes:
-            if code not in codes:
-                self._parts.overlays.forget(f"code {code}")
-                self._parts.layers.discard("code", code)
-        for environment in message.environments:
-            if environment not in environments:
-                self._parts.overlays.forget(environment)
-                self._parts.layers.discard("environments", environment)
+    def _collect(self, message: protocol.CollectGarbage, keep: protocol.Keep) -> None:
+        async def collect() -> None:
+            self._send(await self._garbage.collect(message, keep), [])
+
+        self._spawn_task(collect())
+
+    def _in_use(self) -> tuple[set[CodeId], set[EnvironmentId]]:
+        """Code and environments that are mounted somewhere."""
+        assigned = [s.assignment for s in self._sandboxes.values() if s.assignment is not None]
+        mounted = {one for host in self._zygotes.values() for one in host.mounted}
+        mounted |= {s.environment for s in self._sandboxes.values() if s.environment is not None}
+        return {a.code for a in assigned}, mounted | {a.environment for a in assigned if a.environment is not None}
 
     def end_all(self) -> None:
         """Kill every sandbox and end every zygote; their exits are still to be reaped."""
         self._is_ending = True
-        self._builds.cancel_all()
+        self.cancel_builds()
         for host in list(self._zygotes.values()):
             host.end("pagurusd stops")
         for sandbox in list(self._sandboxes.values()):
@@ -375,7 +369,7 @@ class Node:
     @property
     def is_empty(self) -> bool:
         """Whether nothing of ours is left: no sandbox, no zygote, no build, no cgroup to remove."""
-        return not (self._sandboxes or self._zygotes or self._graves or self._builds.count)
+        return not (self._sandboxes or self._zygotes or self._graves or self._builds.count or self.bases.count)
 
     def _drop(self, message: protocol.DropZygote) -> None:
         host = self._zygotes.get(message.zygote)

@@ -12,29 +12,55 @@ import msgspec
 from runtime.errors import ProtocolError
 from runtime.model import (
     Assignment,
-    CodeId,
-    Conflict,
-    Environment,
     EnvironmentId,
-    FunctionName,
     RuntimeName,
     SandboxId,
     ZygoteId,
 )
+from runtime.protocol_store import (
+    Base,
+    BuildFailed,
+    BuildProgress,
+    BuildRuntime,
+    BuildSucceeded,
+    BuildVersion,
+    CancelBuild,
+    CollectGarbage,
+    Discard,
+    DropRuntime,
+    GarbageCollected,
+    GarbageItem,
+    Keep,
+    Message,
+    RuntimesChanged,
+)
+
+__all__ = [  # beside what is defined here
+    "Base",
+    "BuildFailed",
+    "BuildProgress",
+    "BuildRuntime",
+    "BuildSucceeded",
+    "BuildVersion",
+    "CancelBuild",
+    "CollectGarbage",
+    "Discard",
+    "DropRuntime",
+    "GarbageCollected",
+    "GarbageItem",
+    "Keep",
+    "RuntimesChanged",
+]
 
 VERSION = 1
 MESSAGE_BYTES_MAX = 200_000  # below the kernel's default send buffer of 208 KiB
 DESCRIPTORS_MAX = 4
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    pass
-
-
 # --- gateway -> pagurusd ---------------------------------------------------------------------------------
 
 
-class Hello(_Message, frozen=True, kw_only=True):
+class Hello(Message, frozen=True, kw_only=True):
     """First message of a gateway; pagurusd answers Welcome, then offers all that is alive."""
 
     protocol: int = VERSION
@@ -47,7 +73,7 @@ class StandbyTarget(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
-class EnsureZygote(_Message, frozen=True, kw_only=True):
+class EnsureZygote(Message, frozen=True, kw_only=True):
     """Make a zygote with the union of these environments, or set the standby targets of a live one.
 
     `imports` are imported at its start. No environments: the base zygote of the runtime. Targets with an
@@ -61,7 +87,7 @@ class EnsureZygote(_Message, frozen=True, kw_only=True):
     standbys: tuple[StandbyTarget, ...] = ()
 
 
-class DropZygote(_Message, frozen=True, kw_only=True):
+class DropZygote(Message, frozen=True, kw_only=True):
     """End a zygote and its standbys; assigned helpers live on until killed. Answered by ZygoteDied.
 
     The zygote's namespaces go when its last helper has gone.
@@ -70,14 +96,14 @@ class DropZygote(_Message, frozen=True, kw_only=True):
     zygote: ZygoteId
 
 
-class AssignSandbox(_Message, frozen=True, kw_only=True):
+class AssignSandbox(Message, frozen=True, kw_only=True):
     """Give a standby its function. The gateway may write the first frame right behind this message."""
 
     sandbox: SandboxId
     assignment: Assignment
 
 
-class StartSandbox(_Message, frozen=True, kw_only=True):
+class StartSandbox(Message, frozen=True, kw_only=True):
     """Fork a new sandbox from a zygote for a function, now.
 
     Answered by SandboxOffered with the same ticket, at once, and by SandboxAssigned when it is isolated;
@@ -89,46 +115,21 @@ class StartSandbox(_Message, frozen=True, kw_only=True):
     assignment: Assignment
 
 
-class FreezeSandbox(_Message, frozen=True, kw_only=True):
+class FreezeSandbox(Message, frozen=True, kw_only=True):
     """Freeze or thaw an assigned sandbox. No answer: frames sent meanwhile wait in its socket."""
 
     sandbox: SandboxId
     frozen: bool
 
 
-class KillSandbox(_Message, frozen=True, kw_only=True):
+class KillSandbox(Message, frozen=True, kw_only=True):
     """End a sandbox with everything in it. Answered by SandboxDied with this reason."""
 
     sandbox: SandboxId
     reason: str
 
 
-class BuildVersion(_Message, frozen=True, kw_only=True):
-    """Build code and environment; comes with one descriptor: the archive (zip or tar), readable and seekable.
-
-    Answered by any number of BuildProgress and then BuildSucceeded or BuildFailed.
-    """
-
-    build: int
-    function: FunctionName
-    runtime: RuntimeName
-    requirements: str = ""
-
-
-class CancelBuild(_Message, frozen=True, kw_only=True):
-    """Stop a build; nothing of it stays. Answered by BuildFailed unless it had ended."""
-
-    build: int
-
-
-class Discard(_Message, frozen=True, kw_only=True):
-    """Code and environments that no version needs any more. What is in use is kept."""
-
-    codes: tuple[CodeId, ...] = ()
-    environments: tuple[EnvironmentId, ...] = ()
-
-
-class GetNodeStatus(_Message, frozen=True, kw_only=True):
+class GetNodeStatus(Message, frozen=True, kw_only=True):
     """Ask for NodeStatus."""
 
     ticket: int
@@ -148,7 +149,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
-class Welcome(_Message, frozen=True, kw_only=True):
+class Welcome(Message, frozen=True, kw_only=True):
     """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins)."""
 
     protocol: int
@@ -156,11 +157,11 @@ class Welcome(_Message, frozen=True, kw_only=True):
     run: str
     version: str
     settings: dict[str, Any]
-    runtimes: tuple[RuntimeName, ...]
+    runtimes: tuple[Base, ...]
     checks: tuple[Check, ...] = ()
 
 
-class ZygoteReady(_Message, frozen=True, kw_only=True):
+class ZygoteReady(Message, frozen=True, kw_only=True):
     """A zygote is parked and can fork. `import_ms`: per module of `imports`; failed ones are in `failed`.
 
     environments: those it can help, which may be fewer than it has: functions of the others would find modules
@@ -172,11 +173,11 @@ class ZygoteReady(_Message, frozen=True, kw_only=True):
     environments: tuple[EnvironmentId, ...]
     start_ms: float
     memory_bytes: int
-    import_ms: dict[str, float] = {}
-    failed: dict[str, str] = {}
+    import_ms: dict[str, float] = msgspec.field(default_factory=dict)
+    failed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class ZygoteFailed(_Message, frozen=True, kw_only=True):
+class ZygoteFailed(Message, frozen=True, kw_only=True):
     """A zygote could not be made; `phase` and `message` say why. Not retried by pagurusd."""
 
     zygote: ZygoteId
@@ -184,14 +185,14 @@ class ZygoteFailed(_Message, frozen=True, kw_only=True):
     message: str
 
 
-class ZygoteDied(_Message, frozen=True, kw_only=True):
+class ZygoteDied(Message, frozen=True, kw_only=True):
     """A zygote ended, asked for or not; its standbys are gone, its assigned helpers are not."""
 
     zygote: ZygoteId
     reason: str
 
 
-class SandboxOffered(_Message, frozen=True, kw_only=True):
+class SandboxOffered(Message, frozen=True, kw_only=True):
     """A sandbox the gateway may use; comes with three descriptors: invocation socket, stdout, stderr.
 
     state `standby`: parked, wants AssignSandbox. `starting`: answers StartSandbox `ticket`; frames may be
@@ -209,14 +210,14 @@ class SandboxOffered(_Message, frozen=True, kw_only=True):
     assignment: Assignment | None = None
 
 
-class SandboxAssigned(_Message, frozen=True, kw_only=True):
+class SandboxAssigned(Message, frozen=True, kw_only=True):
     """A sandbox has its function. `phases_ms`: where the start's time went, by phase name (STYLE)."""
 
     sandbox: SandboxId
     phases_ms: dict[str, float]
 
 
-class SandboxRefused(_Message, frozen=True, kw_only=True):
+class SandboxRefused(Message, frozen=True, kw_only=True):
     """StartSandbox `ticket` could not be done."""
 
     ticket: int
@@ -224,7 +225,7 @@ class SandboxRefused(_Message, frozen=True, kw_only=True):
     message: str
 
 
-class SandboxDied(_Message, frozen=True, kw_only=True):
+class SandboxDied(Message, frozen=True, kw_only=True):
     """A sandbox is gone, with all its processes. `reason`: of KillSandbox, or ''.
 
     error: for one that never became ready, the step and the system's error. memory_bytes: its limit.
@@ -239,38 +240,6 @@ class SandboxDied(_Message, frozen=True, kw_only=True):
     error: str = ""
 
 
-class BuildProgress(_Message, frozen=True, kw_only=True):
-    """A step of a build, for people. `fraction`: 0..1 of this phase, or None."""
-
-    build: int
-    phase: str
-    message: str
-    fraction: float | None = None
-
-
-class BuildSucceeded(_Message, frozen=True, kw_only=True):
-    """Code and environment are in the store. `environment` is None when nothing was required.
-
-    phases_ms: where the time went: unpack, resolve, layers (of it install, with the downloads, and compile), compose.
-    """
-
-    build: int
-    code: CodeId
-    environment: Environment | None
-    lock: str = ""
-    conflicts: tuple[Conflict, ...] = ()
-    phases_ms: dict[str, float] = {}
-
-
-class BuildFailed(_Message, frozen=True, kw_only=True):
-    """Nothing of the build stays. `kind`: see errors.BuildError."""
-
-    build: int
-    kind: str
-    message: str
-    hint: str = ""
-
-
 class SandboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the kernel says of one sandbox."""
 
@@ -283,15 +252,15 @@ class SandboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     frozen: bool = False
 
 
-class NodeStatus(_Message, frozen=True, kw_only=True):
+class NodeStatus(Message, frozen=True, kw_only=True):
     """Answer to GetNodeStatus. `counters`: totals since start, by name."""
 
     ticket: int
     sandboxes: tuple[SandboxStatus, ...] = ()
-    counters: dict[str, int] = {}
+    counters: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-class Drain(_Message, frozen=True, kw_only=True):
+class Drain(Message, frozen=True, kw_only=True):
     """Stop taking work, finish what runs within `grace_s`, then exit with status 0."""
 
     grace_s: float
@@ -306,8 +275,11 @@ ToDaemon = (
     | FreezeSandbox
     | KillSandbox
     | BuildVersion
+    | BuildRuntime
+    | DropRuntime
     | CancelBuild
     | Discard
+    | CollectGarbage
     | GetNodeStatus
 )
 ToGateway = (
@@ -322,7 +294,9 @@ ToGateway = (
     | BuildProgress
     | BuildSucceeded
     | BuildFailed
+    | RuntimesChanged
     | NodeStatus
+    | GarbageCollected
     | Drain
 )
 

@@ -1,13 +1,14 @@
-"""Programs that pagurusd starts as other users: the gateway and builders. Runs in pagurusd, then in the child.
+"""Programs that pagurusd starts: the gateway and builders. Runs in pagurusd, then in the child.
 
-They get no capability, cannot gain one, and die with pagurusd. Descriptors pass by explicit list only.
+They cannot gain a capability, and die with pagurusd. Descriptors pass by explicit list only. All but the builder of
+a base rootfs are other users, without any capability.
 """
 
 import fcntl
 import os
 import pwd
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from runtime import packets, syscalls
 from runtime.errors import RequirementError
@@ -36,6 +37,45 @@ def start_as(
     except KeyError:
         raise RequirementError(f"there is no user {user!r}", hint="run scripts/setup") from None
 
+    def become(steps: Steps) -> None:
+        steps("identity")
+        identity.set_resource_limits(open_files=open_files)
+        identity.keep_capabilities(frozenset())
+        os.setgroups([])
+        os.setresgid(record.pw_gid, record.pw_gid, record.pw_gid)
+        os.setresuid(record.pw_uid, record.pw_uid, record.pw_uid)
+
+    return _start(command, environ, descriptors, cgroup, directory, become)
+
+
+def start_base_builder(
+    command: Sequence[str], *, environ: Mapping[str, str], descriptors: Sequence[int], cgroup: Cgroup
+) -> int:
+    """Start the builder of a base rootfs: root with BuilderCapability only, in a mount namespace of its own.
+
+    Else like `start_as`.
+    """
+
+    def become(steps: Steps) -> None:
+        steps("mounts")
+        syscalls.unshare(syscalls.CloneFlag.NEWNS)
+        syscalls.mount(None, "/", None, syscalls.MountFlag.REC | syscalls.MountFlag.PRIVATE)
+        steps("identity")
+        identity.set_resource_limits(open_files=4096)
+        identity.keep_capabilities(frozenset(identity.BuilderCapability))
+        os.setgroups([])
+
+    return _start(command, environ, descriptors, cgroup, "/", become)
+
+
+def _start(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    descriptors: Sequence[int],
+    cgroup: Cgroup | None,
+    directory: str,
+    become: Callable[[Steps], None],
+) -> int:
     def body(end: socket.socket, steps: Steps) -> None:
         end.close()
         if cgroup is not None:
@@ -47,12 +87,7 @@ def start_as(
         for index, fd in enumerate(high):
             os.dup2(fd, index)
         syscalls.close_range(len(high))
-        steps("identity")
-        identity.set_resource_limits(open_files=open_files)
-        identity.keep_capabilities(frozenset())
-        os.setgroups([])
-        os.setresgid(record.pw_gid, record.pw_gid, record.pw_gid)
-        os.setresuid(record.pw_uid, record.pw_uid, record.pw_uid)
+        become(steps)
         identity.forbid_new_privileges()
         identity.die_with_parent()
         os.umask(0o022)

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 
 from runtime import packets, syscalls
 from runtime.errors import PagurusError, StartError
@@ -37,7 +38,10 @@ ZYGOTE_TMP_BYTES = 16 << 20
 
 
 class ZygoteHost:
-    """See the module. `on_parked(sandbox)` is called for each new standby, `on_end(host, reason)` once."""
+    """See the module. `on_parked(sandbox)` is called for each new standby, `on_end(host, reason)` once.
+
+    base: folder name of the base rootfs that it and its sandboxes have mounted; '' before it boots.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,10 @@ class ZygoteHost:
     ) -> None:
         self.id = zygote_id
         self.runtime = runtime
-        self.environments = environments
+        self.environments = environments  # those it can help
+        self.mounted = environments
+        self.base = ""
+        self._root: list[Path] = []
         self._imports = imports
         self._parts = parts
         self._on_parked = on_parked
@@ -111,6 +118,9 @@ class ZygoteHost:
 
     async def _boot(self) -> client.Imported:
         parts = self._parts
+        # Pinned for the zygote's life: a helper must not see other files than its interpreter was started from.
+        self._root = parts.layers.root_lowers(self.runtime)
+        self.base = self._root[-1].parent.name
         known = {name: parts.layers.manifest(name).environment for name in self.environments}
         _refuse_conflict(known.values())
         self._first_uid = parts.ranges.acquire()
@@ -296,7 +306,7 @@ class ZygoteHost:
     def _tree(self, environment: EnvironmentId | None) -> list[Attachment]:
         """Root and devices, and an environment if one is given: fresh clones, the caller's to close."""
         parts = self._parts
-        root = parts.overlays.clone(f"root {self.runtime}", parts.layers.root_lowers(self.runtime))
+        root = parts.overlays.clone(f"root {self.base}", self._root)
         tree = [Attachment(root, "", "root"), Attachment(syscalls.open_tree(parts.devices), "dev", "devices")]
         if environment is not None:
             lowers = parts.layers.environment_lowers([environment])

@@ -21,13 +21,16 @@ from runtime.model import Assignment, Distribution, Environment
 from runtime.protocol import (
     VERSION,
     AssignSandbox,
+    Base,
     BuildFailed,
     BuildProgress,
+    BuildRuntime,
     BuildSucceeded,
     BuildVersion,
     CancelBuild,
     Discard,
     Drain,
+    DropRuntime,
     DropZygote,
     EnsureZygote,
     FreezeSandbox,
@@ -35,6 +38,7 @@ from runtime.protocol import (
     Hello,
     KillSandbox,
     NodeStatus,
+    RuntimesChanged,
     SandboxAssigned,
     SandboxDied,
     SandboxOffered,
@@ -271,6 +275,7 @@ class FakeNode:
     zygotes: dict[str, EnsureZygote] = field(default_factory=dict)
     sandboxes: dict[str, FakeSandbox] = field(default_factory=dict)
     builds: dict[int, BuildVersion] = field(default_factory=dict)
+    base_builds: dict[int, BuildRuntime] = field(default_factory=dict)
     archives: list[bytes] = field(default_factory=list)
     _socket: socket.socket | None = None
     _backlog: list[tuple[bytes, list[int]]] = field(default_factory=list)
@@ -360,7 +365,7 @@ class FakeNode:
                 run="run-1",
                 version="0.1.0",
                 settings=msgspec.to_builtins(self.settings),
-                runtimes=self.runtimes,
+                runtimes=self.bases(),
             )
         )
         for ensured in self.zygotes.values():
@@ -441,7 +446,32 @@ class FakeNode:
         code = hashlib.sha256(self.archives[-1]).hexdigest()
         self.send(BuildSucceeded(build=build, code=code, environment=environment, lock=message.requirements))
 
+    def bases(self) -> tuple[Base, ...]:
+        return tuple(
+            Base(runtime=name, suite="bookworm", python_version=f"{name[6:]}.2", digest="d" * 64, packages=50)
+            for name in self.runtimes
+        )
+
+    def on_BuildRuntime(self, message: BuildRuntime) -> None:
+        self.send(BuildProgress(build=message.build, phase="base", message="bootstrapping", fraction=0.5))
+        self.base_builds[message.build] = message
+        if not self.is_build_held:
+            self.finish_base(message.build)
+
+    def finish_base(self, build: int, failure: str = "") -> None:
+        message = self.base_builds.pop(build)
+        if failure:
+            self.send(BuildFailed(build=build, kind="base", message=failure, hint="mend the mirror"))
+            return
+        self.runtimes = tuple(sorted({*self.runtimes, message.runtime}))
+        self.send(RuntimesChanged(build=build, runtimes=self.bases()))
+
+    def on_DropRuntime(self, message: DropRuntime) -> None:
+        self.runtimes = tuple(name for name in self.runtimes if name != message.runtime)
+        self.send(RuntimesChanged(build=message.build, runtimes=self.bases()))
+
     def on_CancelBuild(self, message: CancelBuild) -> None:
+        self.base_builds.pop(message.build, None)
         if self.builds.pop(message.build, None):
             self.send(BuildFailed(build=message.build, kind="internal", message="cancelled"))
 
@@ -518,7 +548,7 @@ class FakeNode:
         message = SandboxOffered(
             sandbox=sandbox.id,
             zygote=sandbox.zygote,
-            runtime=RUNTIME,
+            runtime=ensured.runtime if (ensured := self.zygotes.get(sandbox.zygote)) else RUNTIME,
             state=state,
             ticket=ticket,
             environment=sandbox.environment,

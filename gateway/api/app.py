@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from gateway.api.functions import FunctionRoutes
+from gateway.api.garbage import GarbageRoutes
 from gateway.api.http import HostGuard, Route, Router, Server
 from gateway.api.invocations import InvocationRoutes
 from gateway.api.node import NodeRoutes
+from gateway.api.runtimes import RuntimeRoutes
 from gateway.api.sandboxes import SandboxRoutes
 from gateway.services import Services
 from runtime.config import listen_address
@@ -16,7 +18,9 @@ def make_router(services: Services, store_dir: Path) -> Router:
     functions = FunctionRoutes(services, store_dir)
     invocations = InvocationRoutes(services)
     node = NodeRoutes(services)
+    runtimes = RuntimeRoutes(services)
     sandboxes = SandboxRoutes(services)
+    garbage = GarbageRoutes(services)
     return Router(
         [
             Route("GET", "/", node.index),
@@ -30,7 +34,11 @@ def make_router(services: Services, store_dir: Path) -> Router:
             Route("GET", "/v1/sandboxes", sandboxes.newest),
             Route("DELETE", "/v1/sandboxes", sandboxes.end_idle),
             Route("DELETE", "/v1/sandboxes/{id}", sandboxes.end),
+            Route("GET", "/v1/runtimes", runtimes.all),
+            Route("POST", "/v1/runtimes/{name}", runtimes.add),
+            Route("DELETE", "/v1/runtimes/{name}", runtimes.remove),
             Route("GET", "/v1/zygotes", node.zygotes),
+            Route("POST", "/v1/gc", garbage.collect),
             Route("GET", "/v1/status", node.status),
             Route("GET", "/healthz", node.healthz),
             Route("GET", "/readyz", node.readyz),

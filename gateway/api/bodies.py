@@ -9,8 +9,10 @@ import msgspec
 from aiohttp import BodyPartReader, StreamReader, web
 from aiohttp.web_exceptions import HTTPException
 
-from gateway.api.problems import problem
+from gateway.api.problems import ProblemError, problem
 from gateway.deploys import DeploySettings
+from gateway.invocation import Failure
+from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
 
 BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
@@ -82,7 +84,7 @@ def check_json(body: bytes) -> bytes:
 
 
 async def read_deploy(
-    request: web.BaseRequest, *, upload_bytes: int, store_dir: Path, runtimes: tuple[RuntimeName, ...]
+    request: web.BaseRequest, *, upload_bytes: int, store_dir: Path, runtimes: Runtimes
 ) -> tuple[DeploySettings, int]:
     """Settings and a descriptor of the archive, which is the caller's. Raises ProblemError."""
     if request.content_type != "multipart/form-data":
@@ -116,17 +118,18 @@ async def read_deploy(
     return settings, archive
 
 
-def parse_settings(body: bytes, runtimes: tuple[RuntimeName, ...]) -> DeploySettings:
+def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
     """Checked settings of a deploy. Raises ProblemError invalid-settings that names the setting."""
     try:
         found = msgspec.json.decode(body, type=_SettingsBody)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise problem("invalid-settings", f"settings: {error}") from error
-    if not runtimes:
+    built = runtimes.names
+    runtime = RuntimeName(found.runtime or runtimes.default or "")
+    if not built:
         raise problem("not-ready", "pagurusd has no runtime")
-    runtime = RuntimeName(found.runtime or runtimes[0])
-    if runtime not in runtimes:
-        raise problem("invalid-settings", f"runtime is {runtime!r}, this node has {', '.join(runtimes)}")
+    if runtime not in built:
+        raise runtime_problem(not_built(runtime[:100], built))
     if not HANDLER_PATTERN.fullmatch(found.handler):
         raise problem("invalid-settings", f"handler is {found.handler!r}, not MODULE.FUNCTION like main.main")
     requirements = found.requirements or ""
@@ -139,6 +142,11 @@ def parse_settings(body: bytes, runtimes: tuple[RuntimeName, ...]) -> DeploySett
         limits=_limits(found.limits),
         environ=_environ(found.environ),
     )
+
+
+def runtime_problem(error: UnknownRuntimeError) -> ProblemError:
+    """A deploy's setting names a runtime that is not there."""
+    return ProblemError(Failure(word="invalid-settings", detail=error.message, hint=error.hint))
 
 
 def _limits(found: _LimitsBody) -> Limits:

@@ -65,7 +65,7 @@ class NodeRoutes:
                 "node": welcome.node,
                 "run": welcome.run,
                 "version": welcome.version,
-                "runtimes": welcome.runtimes,
+                "runtimes": services.runtimes.names,
                 "uptime_s": services.clock.monotonic_s() - services.started_s,
                 "state": "draining" if services.stopping.is_set() else "ready" if not missing else "starting",
                 "missing": missing,

@@ -2,36 +2,9 @@
 
 from typing import Any
 
-from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
-from runtime.model import FUNCTION_NAME_PATTERN, HANDLER_PATTERN, RUNTIME_NAME_PATTERN, StartKind
-
-Json = dict[str, Any]
-
-_TEXT: Json = {"type": "string"}
-_COUNT: Json = {"type": "integer", "minimum": 0}
-_NUMBER: Json = {"type": "number"}
-_TIME: Json = {"type": "string", "format": "date-time"}
-_DIGEST: Json = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_COUNTS: Json = {"type": "object", "additionalProperties": _COUNT}
-_PHASES: Json = {"type": "object", "additionalProperties": _NUMBER, "description": "milliseconds by phase"}
-_TEXTS: Json = {"type": "array", "items": _TEXT}
-
-
-def _or_null(schema: Json) -> Json:
-    return {"oneOf": [schema, {"type": "null"}]}
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(optional: Json | None = None, **required: Json) -> Json:
-    return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
-
-
-def _list_of(key: str, name: str) -> Json:
-    return _object(**{key: {"type": "array", "items": _ref(name)}})
+from gateway.api.schemas import COUNT, SCHEMAS, TEXT, Json, list_of, record, ref
+from runtime.model import StartKind
 
 
 def _body(schema: Json, kind: str = "application/json") -> Json:
@@ -50,7 +23,7 @@ def _problems(*words: str) -> Json:
     return {
         status: {
             "description": "; ".join(f"{TABLE[word][1]} ({TYPE_PREFIX}{word})" for word in found),
-            "content": _body(_ref("Problem"), "application/problem+json"),
+            "content": _body(ref("Problem"), "application/problem+json"),
         }
         for status, found in by_status.items()
     }
@@ -60,140 +33,16 @@ def _operation(name: str, summary: str, responses: Json, **more: Any) -> Json:
     return {"operationId": name, "summary": summary, "responses": {**responses, **_problems("forbidden-host")}, **more}
 
 
-_NAME = {"name": "name", "in": "path", "required": True, "schema": _ref("FunctionName")}
-_ID = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
+_NAME = {"name": "name", "in": "path", "required": True, "schema": ref("FunctionName")}
+_RUNTIME_NAME = {"name": "name", "in": "path", "required": True, "schema": ref("RuntimeName")}
+_ID = {"name": "id", "in": "path", "required": True, "schema": TEXT}
 _FUNCTION_FAILURES = [word for word in TABLE if word.startswith("function-")]
 _DEPLOY_FAILURES = [word for word in TABLE if word.startswith("build-")]
 
 _INVOCATION_HEADERS: Json = {
-    "X-Pagurus-Invocation-Id": {"schema": _TEXT},
+    "X-Pagurus-Invocation-Id": {"schema": TEXT},
     "X-Pagurus-Start-Kind": {"schema": {"enum": [*StartKind, "none"]}},
-    "Server-Timing": {"schema": _TEXT, "description": "queue, the start's phases, imports, run, total"},
-}
-
-_LIMITS: Json = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        name: {"type": "number" if name == "timeout_s" else "integer", "minimum": low, "maximum": high}
-        for name, (low, high) in RANGES.items()
-    },
-}
-
-_VERSION: Json = _object(
-    version=_DIGEST,
-    deployed=_TIME,
-    runtime=_ref("RuntimeName"),
-    handler=_TEXT,
-    limits=_ref("Limits"),
-    environ={**_TEXTS, "description": "names only"},
-    requirements=_TEXT,
-    code=_DIGEST,
-    environment=_or_null(_DIGEST),
-    distributions=_TEXTS,
-    imports=_TEXTS,
-)
-
-_FUNCTION: Json = {
-    "allOf": [
-        _ref("Version"),
-        _object(
-            {"versions": {"type": "array", "items": _ref("Version")}},
-            name=_ref("FunctionName"),
-            created=_TIME,
-            updated=_TIME,
-        ),
-    ]
-}
-
-_SETTINGS: Json = _object(
-    {
-        "runtime": _ref("RuntimeName"),
-        "handler": {"type": "string", "pattern": f"^{HANDLER_PATTERN.pattern}$", "default": "main.main"},
-        "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
-        "limits": _ref("Limits"),
-        "environ": {"type": "object", "additionalProperties": _TEXT, "description": "4 KiB in all"},
-    }
-)
-
-_INVOCATION: Json = _object(
-    {"stdout": _TEXT, "stderr": _TEXT},
-    id=_TEXT,
-    function=_TEXT,
-    version=_TEXT,
-    status={"enum": ["succeeded", "failed"]},
-    start_kind=_or_null({"enum": list(StartKind)}),
-    started=_TIME,
-    duration_ms=_NUMBER,
-    phases_ms=_PHASES,
-    error_type=_or_null(_TEXT),
-    error=_or_null(_ref("UserError")),
-)
-
-_SANDBOX: Json = _object(
-    id=_TEXT,
-    state={"enum": ["starting", "idle", "frozen", "busy", "dying", "standby"]},
-    function=_or_null(_TEXT),
-    version=_or_null(_TEXT),
-    zygote=_TEXT,
-    environment=_or_null(_TEXT),
-    memory_bytes=_or_null(_COUNT),
-    pid=_or_null(_COUNT),
-    uid=_or_null(_COUNT),
-)
-
-_ZYGOTE: Json = _object(
-    id=_TEXT,
-    runtime=_or_null(_TEXT),
-    state={"enum": ["starting", "ready", "failed", "ending"]},
-    reason=_TEXT,
-    tries=_COUNT,
-    environments=_TEXTS,
-    imports=_TEXTS,
-    functions=_TEXTS,
-    standbys=_COUNT,
-    start_ms=_NUMBER,
-    memory_bytes=_COUNT,
-    import_ms=_PHASES,
-    failed_imports={"type": "object", "additionalProperties": _TEXT},
-)
-
-_STATUS: Json = _object(
-    node=_TEXT,
-    run=_TEXT,
-    version=_TEXT,
-    runtimes=_TEXTS,
-    uptime_s=_NUMBER,
-    state={"enum": ["starting", "ready", "draining"]},
-    missing=_TEXTS,
-    counts=_COUNTS,
-    start_kinds=_COUNTS,
-    failures=_COUNTS,
-    records_lost=_COUNT,
-    limits={"type": "object", "additionalProperties": _NUMBER},
-    counters=_COUNTS,
-    checks={"type": "array", "items": {"type": "object"}},
-)
-
-_PROBLEM: Json = _object(
-    {"invocation": _TEXT, "error": _ref("UserError")},
-    type={"type": "string", "enum": [TYPE_PREFIX + word for word in TABLE]},
-    title=_TEXT,
-    status={"type": "integer"},
-    detail=_TEXT,
-)
-
-_EVENT: Json = {
-    "oneOf": [
-        _object(
-            event={"const": "progress"},
-            phase=_TEXT,
-            message=_TEXT,
-            fraction=_or_null({"type": "number", "minimum": 0, "maximum": 1}),
-        ),
-        _object(event={"const": "done"}, function=_ref("Function")),
-        {"allOf": [_object(event={"const": "problem"}), _ref("Problem")]},
-    ]
+    "Server-Timing": {"schema": TEXT, "description": "queue, the start's phases, imports, run, total"},
 }
 
 _PUT: Json = _operation(
@@ -202,9 +51,9 @@ _PUT: Json = _operation(
     {
         "200": {
             "description": "updated, or unchanged; or the stream of events",
-            "content": _body(_ref("Function")) | _body(_ref("DeployEvent"), "application/x-ndjson"),
+            "content": _body(ref("Function")) | _body(ref("DeployEvent"), "application/x-ndjson"),
         },
-        "201": _answer("deployed for the first time", _ref("Function")),
+        "201": _answer("deployed for the first time", ref("Function")),
         **_problems(
             *("invalid-name", "invalid-settings", "malformed-upload", "request-too-large", "request-timed-out"),
             *("unsupported-media-type", "start-failed", "draining", *_DEPLOY_FAILURES),
@@ -215,7 +64,7 @@ _PUT: Json = _operation(
         "required": True,
         "content": {
             "multipart/form-data": {
-                "schema": _object({"settings": _ref("Settings")}, code={"contentMediaType": "application/octet-stream"})
+                "schema": record({"settings": ref("Settings")}, code={"contentMediaType": "application/octet-stream"})
             }
         },
     },
@@ -236,7 +85,7 @@ _POST: Json = _operation(
 )
 
 _LIST_PARAMETERS: list[Json] = [
-    {"name": "function", "in": "query", "schema": _TEXT},
+    {"name": "function", "in": "query", "schema": TEXT},
     {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}},
 ]
 
@@ -244,14 +93,14 @@ _PATHS: Json = {
     "/": {"get": _operation("index", "Where to look", {"200": _answer("an index", {"type": "object"})})},
     "/v1/functions": {
         "get": _operation(
-            "listFunctions", "All functions", {"200": _answer("functions", _list_of("functions", "Function"))}
+            "listFunctions", "All functions", {"200": _answer("functions", list_of("functions", "Function"))}
         )
     },
     "/v1/functions/{name}": {
         "get": _operation(
             "getFunction",
             "One function with its versions",
-            {"200": _answer("the function", _ref("Function")), **_problems("unknown-function", "invalid-name")},
+            {"200": _answer("the function", ref("Function")), **_problems("unknown-function", "invalid-name")},
             parameters=[_NAME],
         ),
         "put": _PUT,
@@ -267,7 +116,7 @@ _PATHS: Json = {
         "get": _operation(
             "listInvocations",
             "The newest invocations, without their output",
-            {"200": _answer("records", _list_of("invocations", "Invocation")), **_problems("invalid-query")},
+            {"200": _answer("records", list_of("invocations", "Invocation")), **_problems("invalid-query")},
             parameters=_LIST_PARAMETERS,
         )
     },
@@ -275,22 +124,22 @@ _PATHS: Json = {
         "get": _operation(
             "getInvocation",
             "One invocation with its output",
-            {"200": _answer("the record", _ref("Invocation")), **_problems("unknown-invocation")},
+            {"200": _answer("the record", ref("Invocation")), **_problems("unknown-invocation")},
             parameters=[_ID],
         )
     },
     "/v1/sandboxes": {
         "get": _operation(
-            "listSandboxes", "All sandboxes", {"200": _answer("sandboxes", _list_of("sandboxes", "Sandbox"))}
+            "listSandboxes", "All sandboxes", {"200": _answer("sandboxes", list_of("sandboxes", "Sandbox"))}
         ),
         "delete": _operation(
             "endIdleSandboxes",
             "End all idle sandboxes of a function",
             {
-                "200": _answer("how many have ended", _object(ended=_COUNT)),
+                "200": _answer("how many have ended", record(ended=COUNT)),
                 **_problems("invalid-query", "invalid-name", "unknown-function"),
             },
-            parameters=[{"name": "function", "in": "query", "required": True, "schema": _ref("FunctionName")}],
+            parameters=[{"name": "function", "in": "query", "required": True, "schema": ref("FunctionName")}],
         ),
     },
     "/v1/sandboxes/{id}": {
@@ -301,10 +150,40 @@ _PATHS: Json = {
             parameters=[_ID],
         )
     },
-    "/v1/zygotes": {
-        "get": _operation("listZygotes", "All zygotes", {"200": _answer("zygotes", _list_of("zygotes", "Zygote"))})
+    "/v1/runtimes": {
+        "get": _operation(
+            "listRuntimes",
+            "All runtimes, also those that are not built",
+            {"200": _answer("runtimes", list_of("runtimes", "Runtime"))},
+        )
     },
-    "/v1/status": {"get": _operation("status", "This node", {"200": _answer("status", _ref("Status"))})},
+    "/v1/runtimes/{name}": {
+        "post": _operation(
+            "addRuntime",
+            "Build a runtime, unless it is there; with Accept: application/x-ndjson a stream of events",
+            {
+                "200": {
+                    "description": "it was there; or the stream of events",
+                    "content": _body(ref("Runtime")) | _body(ref("RuntimeEvent"), "application/x-ndjson"),
+                },
+                "201": _answer("built", ref("Runtime")),
+                **_problems(
+                    "unknown-runtime", "start-failed", "draining", "build-base", "build-limit", "build-internal"
+                ),
+            },
+            parameters=[_RUNTIME_NAME],
+        ),
+        "delete": _operation(
+            "removeRuntime",
+            "Remove a runtime that no function uses",
+            {"204": _answer("removed"), **_problems("unknown-runtime", "runtime-in-use", "build-base")},
+            parameters=[_RUNTIME_NAME],
+        ),
+    },
+    "/v1/zygotes": {
+        "get": _operation("listZygotes", "All zygotes", {"200": _answer("zygotes", list_of("zygotes", "Zygote"))})
+    },
+    "/v1/status": {"get": _operation("status", "This node", {"200": _answer("status", ref("Status"))})},
     "/healthz": {
         "get": _operation("healthz", "Whether the gateway lives", {"200": _answer("it does", {"type": "object"})})
     },
@@ -329,21 +208,5 @@ DOCUMENT: Json = {
         "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
     },
     "paths": _PATHS,
-    "components": {
-        "schemas": {
-            "FunctionName": {"type": "string", "pattern": f"^{FUNCTION_NAME_PATTERN.pattern}$"},
-            "RuntimeName": {"type": "string", "pattern": f"^{RUNTIME_NAME_PATTERN.pattern}$"},
-            "Limits": _LIMITS,
-            "Settings": {**_SETTINGS, "additionalProperties": False},
-            "Version": _VERSION,
-            "Function": _FUNCTION,
-            "DeployEvent": _EVENT,
-            "Invocation": _INVOCATION,
-            "Sandbox": _SANDBOX,
-            "Zygote": _ZYGOTE,
-            "Status": _STATUS,
-            "UserError": _object(type=_TEXT, message=_TEXT, traceback=_TEXT),
-            "Problem": _PROBLEM,
-        }
-    },
+    "components": {"schemas": SCHEMAS},
 }

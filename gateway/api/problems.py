@@ -21,10 +21,12 @@ TABLE: dict[str, tuple[int, str]] = {
     "unknown-function": (404, "There is no such function"),
     "unknown-invocation": (404, "There is no such invocation"),
     "unknown-sandbox": (404, "There is no such sandbox"),
+    "unknown-runtime": (404, "There is no such runtime"),
     "not-found": (404, "There is nothing at this path"),
     "method-not-allowed": (405, "The path does not take this method"),
     "request-timed-out": (408, "The request's body came too slowly"),
     "sandbox-busy": (409, "The sandbox runs an invocation"),
+    "runtime-in-use": (409, "The runtime is needed"),
     "request-too-large": (413, "The request's body is too large"),
     "unsupported-media-type": (415, "The body's type is not what this path takes"),
     "expectation-failed": (417, "The Expect header cannot be met"),
@@ -47,6 +49,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "queue-full": (429, "Too many requests wait already"),
     "start-failed": (503, "No sandbox could be started"),
     "draining": (503, "The node is stopping"),
+    "node-busy": (503, "The node's daemon did not answer in time"),
     "not-ready": (503, "The node is not ready yet"),
     "internal": (500, "The gateway failed"),
 }
@@ -77,6 +80,8 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
         "status": status or usual,
         "detail": failure.detail,
     }
+    if failure.hint:
+        found["hint"] = failure.hint
     if invocation is not None:
         found["invocation"] = invocation
     if failure.error is not None:

@@ -3,22 +3,17 @@
 import json
 import re
 import secrets
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import click
 
-from gateway.cli import output
+from gateway.cli import output, progress
 from gateway.cli.archive import Packed, pack
-from gateway.cli.client import Client, ProblemError
-from runtime.errors import BuildError, ConfigError
+from gateway.cli.client import Client
+from runtime.errors import ConfigError
 
-REPEAT_S = 10.0  # a step that takes long is said again: it is alive
 SIZE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMG]i?B|B|[KMG])?")
 SIZE_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30} | {
     f"{letter}{suffix}": base**power
@@ -47,7 +42,7 @@ def parse_variable(value: str) -> tuple[str, str]:
 @click.argument("name")
 @click.argument("path", type=click.Path(path_type=Path), default=Path())
 @click.option("--handler", default="main.main", show_default=True, help="MODULE.FUNCTION to call.")
-@click.option("--runtime", help="Interpreter, such as python3.11.  [default: the node's]")
+@click.option("--runtime", help="Such as python3.11; see `pagurus runtimes`.  [default: the node's]")
 @click.option(
     "--requirements",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -125,17 +120,11 @@ def _upload(client: Client, name: str, settings: dict[str, Any], packed: Packed,
         f"/v1/functions/{quote(name, safe='')}",
         body=body,
         headers={
-            "Accept": "application/x-ndjson",
+            "Accept": progress.NDJSON,
             "Content-Type": f"multipart/form-data; boundary={boundary}",
         },
     )
-    if answer.status not in (200, 201):
-        raise answer.problem()
-    if answer.content_type != "application/x-ndjson":
-        function = json.loads(answer.read())
-        return dict(function.get("function", function))
-    with _progress(as_json=as_json) as progress:
-        return _follow(answer.lines(), progress)
+    return progress.follow(answer, "function", as_json=as_json)
 
 
 def _form(boundary: str, settings: dict[str, Any], packed: Packed) -> bytes:
@@ -152,83 +141,3 @@ def _form(boundary: str, settings: dict[str, Any], packed: Packed) -> bytes:
             f"\r\n--{boundary}--\r\n".encode(),
         ]
     )
-
-
-class Progress(Protocol):
-    """Where the steps of a build are shown."""
-
-    def show(self, phase: str, message: str, fraction: float | None) -> None: ...
-
-
-def _follow(events: Iterator[dict[str, Any]], progress: Progress) -> dict[str, Any]:
-    for event in events:
-        kind = event.get("event")
-        if kind == "progress":
-            progress.show(str(event.get("phase", "")), str(event.get("message", "")), event.get("fraction"))
-        elif kind == "done":
-            return dict(event["function"])
-        elif kind == "problem":
-            document = event["problem"] if isinstance(event.get("problem"), dict) else event
-            raise ProblemError(int(document.get("status", 500)), document)
-    raise BuildError("internal", "the gateway ended its answer before the build was done", hint="see pagurusd's log")
-
-
-class _Lines(AbstractContextManager["_Lines"]):
-    """Progress as lines, for pipes and log files; none at all when silent."""
-
-    def __init__(self, *, silent: bool) -> None:
-        self._silent = silent
-        self._last = ""
-        self._said_s = 0.0
-
-    def show(self, phase: str, message: str, fraction: float | None) -> None:
-        line, now_s = f"  {phase}: {message}", time.monotonic()
-        if not self._silent and (line != self._last or now_s - self._said_s > REPEAT_S):
-            click.echo(output.plain(line))
-            self._last, self._said_s = line, now_s
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-class _Bars(AbstractContextManager["_Bars"]):
-    """Progress as a bar a phase, for a terminal."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        self._bars = Progress(
-            SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.fields[phase]:<14}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
-        )
-        self._phase = ""
-        self._task: Any = None
-
-    def __enter__(self) -> "_Bars":
-        self._bars.start()
-        return self
-
-    def show(self, phase: str, message: str, fraction: float | None) -> None:
-        if phase != self._phase:
-            self._finish()
-            self._phase, self._task = phase, self._bars.add_task("", total=None, phase=output.plain(phase))
-        known: dict[str, Any] = {} if fraction is None else {"total": 1.0, "completed": fraction}
-        self._bars.update(self._task, description=output.plain(message), **known)
-
-    def _finish(self) -> None:
-        if self._task is not None:
-            self._bars.update(self._task, total=1.0, completed=1.0)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._finish()
-        self._bars.stop()
-
-
-def _progress(*, as_json: bool) -> "_Lines | _Bars":
-    return _Bars() if output.is_terminal() and not as_json else _Lines(silent=as_json)

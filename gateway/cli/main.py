@@ -20,10 +20,13 @@ COMMANDS = {
     "deploy": ("gateway.cli.deploy", "deploy", "Deploy a function from a folder, a file or an archive."),
     "invoke": ("gateway.cli.invoke", "invoke", "Invoke a function and print its result."),
     "ls": ("gateway.cli.listing", "list_functions", "List the functions."),
+    "show": ("gateway.cli.show", "show", "Show one function in full, or its lock."),
     "ps": ("gateway.cli.listing", "list_sandboxes", "List the live sandboxes and zygotes."),
     "rm": ("gateway.cli.listing", "remove", "Remove functions."),
+    "gc": ("gateway.cli.gc", "collect", "Remove code and packages that no function needs."),
     "evict": ("gateway.cli.evict", "evict", "End idle sandboxes."),
     "status": ("gateway.cli.status", "status", "Show the state of the node."),
+    "runtimes": ("gateway.cli.runtimes", "runtimes", "List the Python versions of the node; add or remove one."),
     "logs": ("gateway.cli.logs", "logs", "Show what an invocation, or the last ones of a function, printed."),
     "doctor": ("gateway.cli.doctor", "doctor", "Check that this machine has what pagurusd needs."),
 }

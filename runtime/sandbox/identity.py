@@ -27,6 +27,22 @@ class Capability(IntEnum):
     SYS_ADMIN = 21
 
 
+class BuilderCapability(IntEnum):
+    """linux/capability.h: what making a tree of all owners takes, with apt under a user of its own."""
+
+    CHOWN = 0
+    DAC_OVERRIDE = 1
+    FOWNER = 3
+    FSETID = 4
+    KILL = 5
+    SETGID = 6
+    SETUID = 7
+    SYS_CHROOT = 18
+    SYS_ADMIN = 21
+    MKNOD = 27
+    SETFCAP = 31
+
+
 class UidRanges:
     """Hands out ranges of RANGE uids, one a zygote, and takes them back."""
 

@@ -11,6 +11,8 @@ LEAVES = {
     "runtime.model",
     "runtime.errors",
     "runtime.protocol",
+    "runtime.protocol_store",
+    "runtime.sealed",
     "runtime.frames",
     "runtime.syscalls",
     "runtime.clock",
@@ -21,6 +23,7 @@ LEAVES = {
     "runtime.logs",
     "runtime.packets",
     "runtime.reaper",
+    "runtime.suites",
 }
 INSIDE = {"runtime.frames", "runtime.fork.zygote", "runtime.fork.worker", "runtime.fork.purge", "runtime.fork.warm"}
 HOMES = {

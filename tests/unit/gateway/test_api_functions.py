@@ -47,7 +47,7 @@ def test_a_function_is_deployed_updated_and_deleted(tmp_path: Path):
             _, listed, _ = await gateway.call("GET", "/v1/functions")
             assert [one["name"] for one in listed["functions"]] == ["hello"]
             _, one, _ = await gateway.call("GET", "/v1/functions/hello")
-            assert one == body
+            assert one == {**body, "lock": ""}
             await gateway.invoke("hello")
             assert (await gateway.call("DELETE", "/v1/functions/hello"))[0] == 204
             assert (await gateway.call("GET", "/v1/functions/hello"))[0] == 404
@@ -71,7 +71,7 @@ def test_a_function_serves_its_old_version_until_the_new_one_is_stored(tmp_path:
             assert (status, body["type"]) == (422, "urn:pagurus:problem:function-import-failed")
             assert (await gateway.invoke("hello"))[0] == 200
             _, after, _ = await gateway.call("GET", "/v1/functions/hello")
-            assert after == before
+            assert after == {**before, "lock": ""}
 
     run(scenario)
 
@@ -158,7 +158,7 @@ def test_a_deploy_streams_its_progress(tmp_path: Path):
 
 
 def test_a_silent_build_still_streams(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("gateway.api.functions.BEAT_S", 0.005)
+    monkeypatch.setattr("gateway.api.stream.BEAT_S", 0.005)
 
     async def scenario() -> None:
         async with running(tmp_path) as gateway:
@@ -176,7 +176,7 @@ def test_a_silent_build_still_streams(tmp_path: Path, monkeypatch):
 
 @pytest.mark.parametrize("headers", [{}, NDJSON])
 def test_a_client_that_leaves_cancels_its_build(tmp_path: Path, monkeypatch, headers: dict[str, str]):
-    monkeypatch.setattr("gateway.api.functions.BEAT_S", 0.002)
+    monkeypatch.setattr("gateway.api.stream.BEAT_S", 0.002)
 
     async def scenario() -> None:
         async with running(tmp_path) as gateway:

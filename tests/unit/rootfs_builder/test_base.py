@@ -163,13 +163,34 @@ def test_a_tree_is_made_harmless(tmp_path: Path):
     assert not (tmp_path / "pipe").exists()
 
 
-def test_derived_files_do_not_change_the_digest(tmp_path: Path):
+def test_the_digest_is_of_names_modes_targets_and_contents_but_not_of_what_the_host_derives(tmp_path: Path):
     (tmp_path / "etc").mkdir()
-    before = base_tree.digest(tmp_path)
+    (tmp_path / "etc/file").write_text("1")
+    (tmp_path / "link").symlink_to("etc")
+    seen = [base_tree.digest(tmp_path)]
     (tmp_path / "etc/ld.so.cache").write_text("x")
-    (tmp_path / "etc/__pycache__").mkdir()
-    (tmp_path / "etc/__pycache__/m.pyc").write_text("x")
-    assert base_tree.digest(tmp_path) == before
+    os.utime(tmp_path / "etc/file", (1, 1))
+    assert base_tree.digest(tmp_path) == seen[0]
+    for change in (
+        lambda: (tmp_path / "etc/file").write_text("2"),
+        lambda: (tmp_path / "etc/file").chmod(0o600),
+        lambda: (tmp_path / "etc").chmod(0o1777),
+        lambda: ((tmp_path / "link").unlink(), (tmp_path / "link").symlink_to("usr")),
+        lambda: (tmp_path / "etc/file").rename(tmp_path / "etc/other"),
+        lambda: (tmp_path / "etc/__pycache__").mkdir(),
+        lambda: (tmp_path / "etc/__pycache__/m.pyc").write_text("x"),
+    ):
+        change()
+        seen.append(base_tree.digest(tmp_path))
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_size_is_in_blocks_and_counts_hard_links_once(tmp_path: Path):
+    (tmp_path / "one").write_bytes(b"x" * 4097)
+    (tmp_path / "two").hardlink_to(tmp_path / "one")
+    (tmp_path / "link").symlink_to("one")
+    (tmp_path / "empty").touch()
+    assert base_tree.disk_bytes(tmp_path) == 8192
 
 
 def test_mounts_below_a_tree_are_found(tmp_path: Path):

@@ -37,18 +37,22 @@ TO_DAEMON = [
     protocol.FreezeSandbox(sandbox="z.1", frozen=True),
     protocol.KillSandbox(sandbox="z.1", reason="idle"),
     protocol.BuildVersion(build=1, function="f", runtime="python3.11", requirements="a\n"),
+    protocol.BuildRuntime(build=2, runtime="python3.13"),
+    protocol.DropRuntime(build=3, runtime="python3.13"),
     protocol.CancelBuild(build=1),
     protocol.Discard(codes=("c",), environments=("e",)),
     protocol.GetNodeStatus(ticket=3),
 ]
+BASE = protocol.Base(runtime="python3.11", suite="bookworm", python_version="3.11.2", digest="d" * 64)
 TO_GATEWAY = [
+    protocol.RuntimesChanged(build=2, runtimes=(BASE,)),
     protocol.Welcome(
         protocol=1,
         node="n",
         run="r",
         version="0",
         settings={"listen": "x"},
-        runtimes=("python3.11",),
+        runtimes=(BASE,),
         checks=(protocol.Check(name="c", ok=True, required=True, found="yes"),),
     ),
     protocol.ZygoteReady(

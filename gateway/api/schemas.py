@@ -1,0 +1,199 @@
+"""The schemas of the API's description: what its bodies look like."""
+
+from typing import Any
+
+from gateway.api.bodies import RANGES
+from gateway.api.problems import TABLE, TYPE_PREFIX
+from runtime.model import FUNCTION_NAME_PATTERN, HANDLER_PATTERN, RUNTIME_NAME_PATTERN, StartKind
+
+Json = dict[str, Any]
+
+TEXT: Json = {"type": "string"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+_NUMBER: Json = {"type": "number"}
+_TIME: Json = {"type": "string", "format": "date-time"}
+_DIGEST: Json = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_COUNTS: Json = {"type": "object", "additionalProperties": COUNT}
+_PHASES: Json = {"type": "object", "additionalProperties": _NUMBER, "description": "milliseconds by phase"}
+_TEXTS: Json = {"type": "array", "items": TEXT}
+
+
+def _or_null(schema: Json) -> Json:
+    return {"oneOf": [schema, {"type": "null"}]}
+
+
+def ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def record(optional: Json | None = None, **required: Json) -> Json:
+    return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+
+
+def list_of(key: str, name: str) -> Json:
+    return record(**{key: {"type": "array", "items": ref(name)}})
+
+
+_LIMITS: Json = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        name: {"type": "number" if name == "timeout_s" else "integer", "minimum": low, "maximum": high}
+        for name, (low, high) in RANGES.items()
+    },
+}
+
+_VERSION: Json = record(
+    version=_DIGEST,
+    deployed=_TIME,
+    runtime=ref("RuntimeName"),
+    handler=TEXT,
+    limits=ref("Limits"),
+    environ={**_TEXTS, "description": "names only"},
+    requirements=TEXT,
+    code=_DIGEST,
+    environment=_or_null(_DIGEST),
+    distributions=_TEXTS,
+    imports=_TEXTS,
+)
+
+_FUNCTION: Json = {
+    "allOf": [
+        ref("Version"),
+        record(
+            {
+                "versions": {"type": "array", "items": ref("Version")},
+                "lock": {"type": "string", "description": "of the current version; of getFunction only"},
+            },
+            name=ref("FunctionName"),
+            created=_TIME,
+            updated=_TIME,
+        ),
+    ]
+}
+
+_SETTINGS: Json = record(
+    {
+        "runtime": ref("RuntimeName"),
+        "handler": {"type": "string", "pattern": f"^{HANDLER_PATTERN.pattern}$", "default": "main.main"},
+        "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
+        "limits": ref("Limits"),
+        "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+    }
+)
+
+_INVOCATION: Json = record(
+    {"stdout": TEXT, "stderr": TEXT},
+    id=TEXT,
+    function=TEXT,
+    version=TEXT,
+    status={"enum": ["succeeded", "failed"]},
+    start_kind=_or_null({"enum": list(StartKind)}),
+    started=_TIME,
+    duration_ms=_NUMBER,
+    phases_ms=_PHASES,
+    error_type=_or_null(TEXT),
+    error=_or_null(ref("UserError")),
+)
+
+_RUNTIME: Json = record(
+    name=ref("RuntimeName"),
+    suite={"type": "string", "description": "the release of Debian that it comes from"},
+    state={"enum": ["ready", "building", "not built"]},
+    default={"type": "boolean", "description": "of deploys that name none"},
+    python_version=_or_null(TEXT),
+    digest=_or_null(_DIGEST),
+    disk_bytes=_or_null(COUNT),
+    packages=_or_null(COUNT),
+    functions={**_TEXTS, "description": "whose current version runs on it"},
+    zygote=_or_null({"enum": ["starting", "ready", "failed", "ending"]}),
+    zygote_reason=TEXT,
+)
+
+_SANDBOX: Json = record(
+    id=TEXT,
+    state={"enum": ["starting", "idle", "frozen", "busy", "dying", "standby"]},
+    function=_or_null(TEXT),
+    version=_or_null(TEXT),
+    zygote=TEXT,
+    environment=_or_null(TEXT),
+    memory_bytes=_or_null(COUNT),
+    pid=_or_null(COUNT),
+    uid=_or_null(COUNT),
+)
+
+_ZYGOTE: Json = record(
+    id=TEXT,
+    runtime=_or_null(TEXT),
+    state={"enum": ["starting", "ready", "failed", "ending"]},
+    reason=TEXT,
+    tries=COUNT,
+    environments=_TEXTS,
+    imports=_TEXTS,
+    functions=_TEXTS,
+    standbys=COUNT,
+    start_ms=_NUMBER,
+    memory_bytes=COUNT,
+    import_ms=_PHASES,
+    failed_imports={"type": "object", "additionalProperties": TEXT},
+)
+
+_STATUS: Json = record(
+    node=TEXT,
+    run=TEXT,
+    version=TEXT,
+    runtimes=_TEXTS,
+    uptime_s=_NUMBER,
+    state={"enum": ["starting", "ready", "draining"]},
+    missing=_TEXTS,
+    counts=_COUNTS,
+    start_kinds=_COUNTS,
+    failures=_COUNTS,
+    records_lost=COUNT,
+    limits={"type": "object", "additionalProperties": _NUMBER},
+    counters=_COUNTS,
+    checks={"type": "array", "items": {"type": "object"}},
+)
+
+_PROBLEM: Json = record(
+    {"hint": TEXT, "invocation": TEXT, "error": ref("UserError")},
+    type={"type": "string", "enum": [TYPE_PREFIX + word for word in TABLE]},
+    title=TEXT,
+    status={"type": "integer"},
+    detail=TEXT,
+)
+
+
+def _event(**done: Json) -> Json:
+    """One line of a stream; `done`: what the last one of a success carries."""
+    return {
+        "oneOf": [
+            record(
+                event={"const": "progress"},
+                phase=TEXT,
+                message=TEXT,
+                fraction=_or_null({"type": "number", "minimum": 0, "maximum": 1}),
+            ),
+            record(event={"const": "done"}, **done),
+            {"allOf": [record(event={"const": "problem"}), ref("Problem")]},
+        ]
+    }
+
+
+SCHEMAS: Json = {
+    "FunctionName": {"type": "string", "pattern": f"^{FUNCTION_NAME_PATTERN.pattern}$"},
+    "RuntimeName": {"type": "string", "pattern": f"^{RUNTIME_NAME_PATTERN.pattern}$"},
+    "Limits": _LIMITS,
+    "Settings": {**_SETTINGS, "additionalProperties": False},
+    "Version": _VERSION,
+    "Function": _FUNCTION,
+    "DeployEvent": _event(function=ref("Function")),
+    "Runtime": _RUNTIME,
+    "RuntimeEvent": _event(runtime=ref("Runtime")),
+    "Invocation": _INVOCATION,
+    "Sandbox": _SANDBOX,
+    "Zygote": _ZYGOTE,
+    "Status": _STATUS,
+    "UserError": record(type=TEXT, message=TEXT, traceback=TEXT),
+    "Problem": _PROBLEM,
+}
