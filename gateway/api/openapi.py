@@ -180,6 +180,14 @@ _PATHS: Json = {
             parameters=[_RUNTIME_NAME],
         ),
     },
+    "/v1/gc": {
+        "post": _operation(
+            "collectGarbage",
+            "Remove, or list, what no version of a function needs",
+            {"200": _answer("what went, or would", ref("Garbage")), **_problems("invalid-query", "node-busy")},
+            parameters=[{"name": "dry_run", "in": "query", "schema": {"type": "boolean", "default": False}}],
+        )
+    },
     "/v1/zygotes": {
         "get": _operation("listZygotes", "All zygotes", {"200": _answer("zygotes", list_of("zygotes", "Zygote"))})
     },

@@ -55,6 +55,16 @@ _VERSION: Json = record(
     environment=_or_null(_DIGEST),
     distributions=_TEXTS,
     imports=_TEXTS,
+    import_costs={
+        "type": "object",
+        "additionalProperties": record(ms=_NUMBER, memory_bytes=COUNT),
+        "description": "of the deploy's import check, by distribution; '' is the function's own code",
+    },
+    conflicts={
+        "type": "array",
+        "items": record(path=TEXT, used=TEXT, hidden=TEXT),
+        "description": "files that two distributions have differently",
+    },
 )
 
 _FUNCTION: Json = {
@@ -64,6 +74,7 @@ _FUNCTION: Json = {
             {
                 "versions": {"type": "array", "items": ref("Version")},
                 "lock": {"type": "string", "description": "of the current version; of getFunction only"},
+                "deploy_ms": {**_PHASES, "description": "where a deploy's time went; of deployFunction only"},
             },
             name=ref("FunctionName"),
             created=_TIME,
@@ -194,6 +205,20 @@ SCHEMAS: Json = {
     "Sandbox": _SANDBOX,
     "Zygote": _ZYGOTE,
     "Status": _STATUS,
+    "GarbageItem": record(
+        kind={"enum": ["code", "environment", "layer", "rootfs"]},
+        id=TEXT,
+        label=TEXT,
+        size_bytes=COUNT,
+        used=_or_null(_TIME),
+    ),
+    "Garbage": record(
+        items={"type": "array", "items": ref("GarbageItem")},
+        count=COUNT,
+        freed_bytes=COUNT,
+        layers_bytes=COUNT,
+        store_bytes=COUNT,
+    ),
     "UserError": record(type=TEXT, message=TEXT, traceback=TEXT),
     "Problem": _PROBLEM,
 }

@@ -1,6 +1,7 @@
 """A pagurusd with its gateway for a benchmark: its own state, cgroups and uids, beside one that runs already."""
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from . import functions
 
@@ -17,16 +19,16 @@ READY_S = 60.0
 STOP_S = 30.0
 UID_BASE = 0x68000000  # below those of the default settings: a node in production may run on this machine
 BIN = Path(sys.executable).parent
+NODE_STATE = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
 
 
 class Daemon:
     """Started and ready from __enter__ to __exit__. The state directory stays, with what was built."""
 
-    def __init__(self, **settings: object) -> None:
-        """settings: of pagurusd, over the defaults."""
-        state = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
-        self._rootfs = state / "rootfs"
-        self._state = state.with_name(state.name + "-bench-http")
+    def __init__(self, *, state: Path | None = None, **settings: object) -> None:
+        """settings: of pagurusd, over the defaults. state: a state directory instead of the one for all benchmarks."""
+        self._rootfs = NODE_STATE / "rootfs"
+        self._state = state or NODE_STATE.with_name(NODE_STATE.name + "-bench-http")
         self._run = f"/run/{self._state.name}"
         self._settings = settings
         self._log = tempfile.TemporaryFile("w+")
@@ -84,8 +86,13 @@ class Daemon:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "main.py").write_text(functions.SOURCES[kind])
             (Path(folder) / "requirements.txt").write_text(functions.REQUIREMENTS[kind])
-            command = [BIN / "pagurus", "--url", self.url, "deploy", name, folder]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            self.deploy_folder(name, Path(folder))
+
+    def deploy_folder(self, name: str, folder: Path) -> dict[str, Any]:
+        """Deploy a folder with the command line; the function's document."""
+        command = [BIN / "pagurus", "--url", self.url, "deploy", "--json", name, folder]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        return dict(json.loads(done.stdout))
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection that sends at once."""

@@ -89,7 +89,8 @@ def finish(
         for name, value in ratios.items():
             print(f"  {name:58} {value:9.2f}")
     for name, value in (more or {}).items():
-        print(f"  {name:58} {value}")
+        if not isinstance(value, (list, dict)):  # these are for the JSON
+            print(f"  {name:58} {value}")
     result = {
         "host": host(),
         "commit": commit(),

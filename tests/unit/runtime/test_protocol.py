@@ -40,6 +40,7 @@ TO_DAEMON = [
     protocol.BuildRuntime(build=2, runtime="python3.13"),
     protocol.DropRuntime(build=3, runtime="python3.13"),
     protocol.CancelBuild(build=1),
+    protocol.CollectGarbage(ticket=3, dry_run=True),
     protocol.Discard(codes=("c",), environments=("e",)),
     protocol.GetNodeStatus(ticket=3),
 ]
@@ -71,6 +72,14 @@ TO_GATEWAY = [
         ticket=3,
         sandboxes=(protocol.SandboxStatus(sandbox="z.1", zygote="z", state="parked", memory_bytes=1, pid=2, uid=3),),
         counters={"a": 1},
+    ),
+    protocol.GarbageCollected(
+        ticket=3,
+        items=(protocol.GarbageItem(kind="layer", id="l", label="a==1", size_bytes=1, used_s=2.0),),
+        count=1,
+        freed_bytes=1,
+        layers_bytes=2,
+        store_bytes=3,
     ),
     protocol.Drain(grace_s=1.5),
 ]
