@@ -58,7 +58,8 @@ class Index:
     faults: a project's normalised name (its page), a file's name (its download) or ALL -> Fault; may be changed at
     any time. hashes: file name -> the sha256 that the page tells instead of the true one, '' for none.
     user, password: required if user is not ''. has_metadata: whether PEP 658 metadata is offered; where it is not,
-    uv reads METADATA out of the wheel. yanked: file names.
+    uv reads METADATA out of the wheel. yanked: file names. cache_control: of all answers; with no-store
+    counts do not depend on what clients remember.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Index:
         has_metadata: bool = True,
         requires_python: Mapping[str, str] | None = None,
         yanked: tuple[str, ...] = (),
+        cache_control: str = "no-store",
     ) -> None:
         self.files = dict(files or {})
         self.hashes = dict(hashes or {})
@@ -80,6 +82,7 @@ class Index:
         self.has_json, self.has_metadata = has_json, has_metadata
         self.requires_python = dict(requires_python or {})
         self.yanked = yanked
+        self.cache_control = cache_control
         self.seen: list[Seen] = []
         self.downloads: Counter[str] = Counter()  # file name -> bodies sent to the last byte
         self.pages: Counter[str] = Counter()  # normalised name -> project pages sent
@@ -358,7 +361,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             status, counted = fault.value, None
             body = f"{http.HTTPStatus(status).phrase} by order of the test\n".encode()
         self.send_response(status)
-        for name, value in {"Content-Type": content_type, "Cache-Control": "no-store", **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": content_type,
+            "Cache-Control": self.server.index.cache_control,
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -126,6 +126,15 @@ def test_downloads_are_counted_when_they_are_whole():
         assert got(index.file_url(file)) != index.files[file]
 
 
+@pytest.mark.parametrize(("cache_control", "pages"), [("no-store", 2), ("max-age=600", 1)])
+def test_clients_remember_what_they_are_allowed_to(tmp_path: Path, cache_control: str, pages: int):
+    with Index(offered(), cache_control=cache_control) as index:
+        for _ in range(2):
+            assert set(locked(tmp_path, index.url, "low")) == {"low"}
+            (tmp_path / "pylock.toml").unlink()
+        assert index.pages == {"low": pages}
+
+
 @pytest.mark.parametrize("fault", [Fault.SILENCE, Fault.STALL])
 def test_what_is_not_answered_ends_with_the_index(fault: Fault):
     file = wheel_file("low", "1.0")
