@@ -100,7 +100,11 @@ def bootstrap_command(suite: Suite, target: Path, scratch: Path, lines: list[str
     environ["SOURCE_DATE_EPOCH"] = os.environ.get("SOURCE_DATE_EPOCH", DATE_EPOCH)
     argv = ("mmdebstrap", "--mode=root", "--variant=extract", "--format=directory", "--skip=cleanup/apt")
     settings = ('APT::Install-Recommends "false";', 'Acquire::Languages "none";', *options)
-    arguments = (*argv, *(f"--aptopt={setting}" for setting in settings), f"--include={','.join(INCLUDED)}")
+    arguments = (
+        *argv,
+        *(f"--aptopt={setting}" for setting in settings),
+        f"--include={','.join((*INCLUDED, *suite.packages))}",
+    )
     return Command((*arguments, suite.name, str(target), *lines), environ, directory=str(scratch))
 
 

@@ -146,6 +146,8 @@ def _hint(output: str) -> str:
         return "check that this node reaches the package index (setting index_url)"
     if "no usable wheels" in output or "building from source is disabled" in output or "no wheels with" in output:
         return "only wheels are supported for now: choose a version that has one for this Python and platform"
+    if "401 Unauthorized" in output or "403 Forbidden" in output:
+        return "the package index wants a name and password, or others: give them in index_url, or in ~/.netrc"
     if "was not found in the package registry" in output:
         return "check the package's name"
     if "no version of" in output or "unsatisfiable" in output:

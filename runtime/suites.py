@@ -8,11 +8,15 @@ from runtime.model import RuntimeName
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One runtime. `name`: Debian's code name. `glibc`: the newest manylinux tag that its libc can load."""
+    """One runtime. `name`: Debian's code name. `glibc`: the newest manylinux tag that its libc can load.
+
+    packages: those that only this release has and that its standard library needs to be whole.
+    """
 
     runtime: RuntimeName
     name: str
     glibc: str
+    packages: tuple[str, ...] = ()
 
     @property
     def python(self) -> str:
@@ -27,7 +31,7 @@ class Suite:
 SUITES = {
     suite.runtime: suite
     for suite in (
-        Suite(RuntimeName("python3.11"), "bookworm", "2_36"),
+        Suite(RuntimeName("python3.11"), "bookworm", "2_36", packages=("python3-distutils",)),
         Suite(RuntimeName("python3.13"), "trixie", "2_40"),  # has 2.41; uv knows tags up to 2_40
     )
 }

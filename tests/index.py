@@ -58,8 +58,8 @@ class Index:
     faults: a project's normalised name (its page), a file's name (its download) or ALL -> Fault; may be changed at
     any time. hashes: file name -> the sha256 that the page tells instead of the true one, '' for none.
     user, password: required if user is not ''. has_metadata: whether PEP 658 metadata is offered; where it is not,
-    uv reads METADATA out of the wheel. yanked: file names. cache_control: of all answers; without caching, counts
-    do not depend on what clients remember.
+    uv reads METADATA out of the wheel. yanked: file names. cache_control: of all answers; with no-store
+    counts do not depend on what clients remember.
     """
 
     def __init__(
