@@ -38,7 +38,7 @@ INSIDE = {
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
     "installer": ("rootfs_builder",),
-    "packaging": ("rootfs_builder",),
+    "packaging": ("rootfs_builder", "runtime.file_names"),
     "uvloop": ("gateway", "runtime.daemon"),
     "pyroute2": ("runtime.netns", "runtime.doctor"),
     "prctl": ("runtime.sandbox",),
