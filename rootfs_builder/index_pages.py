@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import msgspec
+from packaging.utils import canonicalize_name
 
 from runtime import file_names
 
@@ -75,7 +76,7 @@ def projects(body: bytes, content_type: str) -> list[str]:
         names = [str(each.get("name", "")) for each in msgspec.json.decode(body, type=_JsonRoot).projects]
     else:
         names = [text for text, _ in _Anchors(body).found]
-    return sorted({file_names.normalised_name(name) for name in names if file_names.is_safe(name)})
+    return sorted({canonicalize_name(name) for name in names if file_names.is_safe(name)})
 
 
 def render_json(name: str, files: Iterable[IndexFile]) -> bytes:

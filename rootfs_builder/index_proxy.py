@@ -10,8 +10,7 @@ import logging
 import os
 import re
 import socket
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from urllib.parse import unquote, urljoin, urlsplit
@@ -37,13 +36,14 @@ _FILE = re.compile(r"/files/([0-9]{1,9})/([A-Za-z0-9%._+!~-]{1,300})")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first line on standard input. After it, each {"lock": TEXT} is answered by `mapped`; its end ends all.
+    """The first line on standard input, a socket. Each {"lock": TEXT} after it is answered by `mapped`.
 
-    index_url: '' takes the configured index. silence_s: longest time without a byte from the index. requests_max,
-    total_bytes_max: of everything that one box may ask for.
+    The end of standard input is the proxy's. index_url, extra_index_urls: as in the settings. silence_s: longest time
+    without a byte from the index. requests_max, total_bytes_max: of everything that one box may ask for.
     """
 
     index_url: str = ""
+    extra_index_urls: tuple[str, ...] = ()
     silence_s: float = 30.0
     requests_max: int = 20_000
     file_bytes_max: int = 1 << 30
@@ -68,8 +68,9 @@ class _Upstream(Exception):
 class IndexProxy:
     """Answers on the socket while `serving` lasts. Holds what has been handed out."""
 
-    def __init__(self, source: IndexSource, request: Request, port: int) -> None:
-        self._source = source
+    def __init__(self, sources: Sequence[IndexSource], request: Request, port: int) -> None:
+        """sources: for each project the first that has it is taken, as uv does."""
+        self._sources = tuple(sources)
         self._request = request
         self._base = f"http://127.0.0.1:{port}"
         self._files: list[tuple[str, IndexFile]] = []
@@ -146,16 +147,28 @@ class IndexProxy:
         return (entry if is_metadata else None), is_metadata
 
     async def _root(self, request: web.Request) -> web.Response:
-        body, kind, _ = await self._fetch(f"{self._source.url}/", index_pages.ACCEPT, PAGE_BYTES_MAX)
+        names: set[str] = set()
+        for source in self._sources:
+            body, kind, _ = await self._fetch(f"{source.url}/", index_pages.ACCEPT, PAGE_BYTES_MAX)
+            names.update(index_pages.projects(body, kind))
         as_json = _wants_json(request)
-        return _page(index_pages.render_root(index_pages.projects(body, kind), as_json=as_json), as_json=as_json)
+        return _page(index_pages.render_root(sorted(names), as_json=as_json), as_json=as_json)
 
     async def _project(self, request: web.Request, name: str) -> web.Response:
-        body, kind, url = await self._fetch(f"{self._source.url}/{name}/", index_pages.ACCEPT, PAGE_BYTES_MAX)
+        body, kind, url = await self._page_of(name)
         shown = [self._show(name, each) for each in index_pages.parse(body, kind, url)]
         if _wants_json(request):
             return _page(index_pages.render_json(name, shown), as_json=True)
         return _page(index_pages.render_html(shown), as_json=False)
+
+    async def _page_of(self, name: str) -> tuple[bytes, str, str]:
+        for source in self._sources[:-1]:
+            try:
+                return await self._fetch(f"{source.url}/{name}/", index_pages.ACCEPT, PAGE_BYTES_MAX)
+            except _Upstream as error:
+                if error.status != 404:
+                    raise
+        return await self._fetch(f"{self._sources[-1].url}/{name}/", index_pages.ACCEPT, PAGE_BYTES_MAX)
 
     def _show(self, project: str, file: IndexFile) -> IndexFile:
         """The file with a URL of ours, under which it can be fetched from now on."""
@@ -204,7 +217,9 @@ class IndexProxy:
         """A successful answer. Redirects are followed here: the password must not follow them."""
         assert self._session is not None
         for _ in range(REDIRECTS_MAX + 1):
-            headers = {"Accept": accept, "User-Agent": "pagurus", **self._source.headers(url)}
+            headers = {"Accept": accept, "User-Agent": "pagurus"}
+            for source in reversed(self._sources):
+                headers |= source.headers(url)
             if accept == "*/*":
                 headers["Accept-Encoding"] = "identity"
             proxy = index_source.proxy_of(url)
@@ -237,20 +252,19 @@ async def _run(reporter: Reporter) -> None:
     logging.disable()  # what a box sends would fill the log of pagurusd; errors of ours come out as exceptions
     listener = socket.socket(fileno=LISTENER)
     listener.setblocking(False)
-    lines = asyncio.StreamReader(limit=LINE_BYTES_MAX)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin.buffer)
+    lines, writer = await asyncio.open_connection(sock=socket.socket(fileno=os.dup(0)), limit=LINE_BYTES_MAX)
     try:
         request = msgspec.json.decode(await lines.readline(), type=Request)
     except msgspec.DecodeError as error:
         raise BuildError("internal", f"cannot read the request: {error}") from error
-    source = IndexSource.find(os.environ, request.index_url)
-    proxy = IndexProxy(source, request, listener.getsockname()[1])
+    sources = IndexSource.find(os.environ, request.index_url, request.extra_index_urls)
+    proxy = IndexProxy(sources, request, listener.getsockname()[1])
     async with proxy.serving(listener):
         reporter.ready()
         while line := await lines.readline():
             wanted = msgspec.json.decode(line, type=MapRequest)
             reporter.mapped(index_lock.mapped(wanted.lock, proxy.find))
+    writer.close()
     with contextlib.suppress(BrokenPipeError):
         reporter.done(requests=proxy.requests, bytes=proxy.bytes)
 

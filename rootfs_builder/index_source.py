@@ -8,7 +8,7 @@ import netrc
 import os
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -28,14 +28,23 @@ class IndexSource:
     authorization: str
 
     @classmethod
-    def find(cls, environ: Mapping[str, str], index_url: str) -> "IndexSource":
-        """index_url: the setting; '' takes what uv, else pip, is configured with, else uv's default.
+    def find(
+        cls, environ: Mapping[str, str], index_url: str, extra_index_urls: Sequence[str] = ()
+    ) -> tuple["IndexSource", ...]:
+        """All indexes in the order that uv asks them, the default one last. Arguments: the settings.
 
-        Raises BuildError of kind `index`.
+        '' takes what uv, else pip, is configured with, else uv's default. Raises BuildError of kind `index`.
         """
-        found = uv.environment(environ, cache="", scratch="/nonexistent", index_url=index_url)
-        chosen = found.get("UV_DEFAULT_INDEX") or found.get("UV_INDEX_URL") or _uv_default()
-        chosen = chosen.rpartition("=")[2] if re.match(r"[A-Za-z0-9._-]+=", chosen) else chosen  # uv takes NAME=URL
+        found = uv.environment(
+            environ, cache="", scratch="/nonexistent", index_url=index_url, extra_index_urls=extra_index_urls
+        )
+        extra = (found.get("UV_INDEX", "") + " " + found.get("UV_EXTRA_INDEX_URL", "")).split()
+        default = found.get("UV_DEFAULT_INDEX") or found.get("UV_INDEX_URL") or _uv_default()
+        return tuple(cls._of(url, environ) for url in (*extra, default))
+
+    @classmethod
+    def _of(cls, chosen: str, environ: Mapping[str, str]) -> "IndexSource":
+        chosen = re.sub(r"^[A-Za-z0-9._-]+=", "", chosen)  # uv takes NAME=URL
         try:
             parts = urlsplit(chosen)
             if parts.scheme not in ("http", "https") or not parts.hostname or not origin(chosen):
@@ -43,8 +52,8 @@ class IndexSource:
         except ValueError:
             raise BuildError(
                 "index",
-                "sdists are built with an index that is reached by HTTP, and this one is not",
-                hint="set index_url to the http or https URL of a package index",
+                "sdists are built with indexes that are reached by HTTP, and this node has another",
+                hint="set index_url, and extra_index_urls, to http or https URLs of package indexes",
             ) from None
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
         return cls(bare.rstrip("/"), _authorization(parts, environ))

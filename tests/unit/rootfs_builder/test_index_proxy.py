@@ -63,15 +63,20 @@ class Client:
 
 @asynccontextmanager
 async def proxied(
-    index: IndexServer, *, userinfo: str = "", port_of_nobody: bool = False, **settings: float
+    index: IndexServer,
+    *,
+    userinfo: str = "",
+    port_of_nobody: bool = False,
+    extra: tuple[str, ...] = (),
+    **settings: float,
 ) -> AsyncIterator[Client]:
     async with index.serving():
         url = "http://127.0.0.1:1" if port_of_nobody else index.url.replace("//", f"//{userinfo}")
-        source = IndexSource.find(ENVIRON, f"{url}/simple")
+        sources = IndexSource.find(ENVIRON, f"{url}/simple", extra)
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         port = listener.getsockname()[1]
-        proxy = IndexProxy(source, Request(**{"silence_s": 5.0, **settings}), port)  # type: ignore[arg-type]
+        proxy = IndexProxy(sources, Request(**{"silence_s": 5.0, **settings}), port)  # type: ignore[arg-type]
         async with proxy.serving(listener):
             yield Client(proxy, port)
 
@@ -271,6 +276,22 @@ def test_all_bytes_of_a_box_are_counted():
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             await client.get(f"/files/0/{WHEEL}")
         assert (await client.get("/simple/demo/")).status == 403
+
+
+def test_the_first_index_that_has_a_project_is_taken():
+    async def live() -> None:
+        async with IndexServer({"demo": {"demo-9.0.tar.gz": b"first"}}).serving() as first:
+            index = IndexServer({**FILES, "other": {}})
+            first.answers["/simple/broken/"] = lambda _: web.Response(status=500)
+            async with proxied(index, extra=(f"{first.url}/simple",)) as client:
+                assert list((await client.get("/simple/demo/", **JSON)).files) == ["demo-9.0.tar.gz"]
+                assert (await client.get("/simple/other/", **JSON)).status == 200
+                assert (await client.get("/simple/broken/", **JSON)).status == 502
+                names = json.loads((await client.get("/simple/", **JSON)).body)["projects"]
+                assert [each["name"] for each in names] == ["demo", "other"]
+            assert [path for path, _ in index.seen] == ["/simple/other/", "/simple/"]
+
+    asyncio.run(live())
 
 
 def test_only_what_was_handed_out_is_found():

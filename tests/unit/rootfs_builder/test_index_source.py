@@ -11,18 +11,31 @@ from runtime.errors import BuildError
 NOTHING = {"HOME": "/nonexistent", "PIP_CONFIG_FILE": "/dev/null", "XDG_CONFIG_DIRS": "/nonexistent"}
 
 
+def found(environ: dict[str, str], index_url: str) -> IndexSource:
+    """The only index."""
+    (source,) = IndexSource.find(environ, index_url)
+    return source
+
+
+def test_more_indexes_are_asked_before():
+    environ = {**NOTHING, "UV_EXTRA_INDEX_URL": "https://c.test", "UV_INDEX": "https://lost.test"}
+    sources = IndexSource.find(environ, "https://d.test", ("x=https://u:p@a.test", "https://b.test/"))
+    assert [source.url for source in sources] == [f"https://{host}.test" for host in "abcd"]
+    assert sources[0].headers("https://a.test/x") and not sources[1].headers("https://b.test/x")
+
+
 def test_the_setting_comes_first_then_uv_s_variables_then_pip_s(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("rootfs_builder.uv.pip_index_url", lambda environ: environ.get("PIP_INDEX_URL", ""))
     environ = {**NOTHING, "UV_INDEX_URL": "https://uv.test/simple/", "PIP_INDEX_URL": "https://pip.test"}
-    assert IndexSource.find(environ, "https://own.test/").url == "https://own.test"
-    assert IndexSource.find(environ, "").url == "https://uv.test/simple"
-    assert IndexSource.find({**NOTHING, "UV_DEFAULT_INDEX": "x=https://named.test"}, "").url == "https://named.test"
-    assert IndexSource.find({**NOTHING, "PIP_INDEX_URL": "https://pip.test"}, "").url == "https://pip.test"
+    assert found(environ, "https://own.test/").url == "https://own.test"
+    assert found(environ, "").url == "https://uv.test/simple"
+    assert found({**NOTHING, "UV_DEFAULT_INDEX": "x=https://named.test"}, "").url == "https://named.test"
+    assert found({**NOTHING, "PIP_INDEX_URL": "https://pip.test"}, "").url == "https://pip.test"
 
 
 def test_without_any_uv_is_asked_for_its_default(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("rootfs_builder.uv.pip_index_url", lambda environ: "")
-    assert IndexSource.find(NOTHING, "").url.startswith("https://")
+    assert found(NOTHING, "").url.startswith("https://")
 
 
 @pytest.mark.parametrize("url", ["file:///srv/simple", "/srv/simple", "https://", "https://a:b:c/", "ftp://a/simple"])
@@ -34,7 +47,7 @@ def test_an_index_that_is_not_reached_by_http_is_refused(url: str):
 
 
 def test_the_password_of_the_url_goes_to_the_index_s_origin():
-    source = IndexSource.find(NOTHING, "https://u%40:p%2F@index.test/simple")
+    source = found(NOTHING, "https://u%40:p%2F@index.test/simple")
     assert source.url == "https://index.test/simple"
     assert source.headers("https://index.test:443/files/x") == {"Authorization": "Basic dUA6cC8="}
     for other in (
@@ -50,9 +63,9 @@ def test_a_password_of_netrc_is_taken(tmp_path: Path):
     file = tmp_path / "netrc"
     file.write_text("machine index.test login user password word\n")
     environ = {**NOTHING, "NETRC": str(file)}
-    assert IndexSource.find(environ, "https://index.test").authorization == "Basic dXNlcjp3b3Jk"
-    assert IndexSource.find(environ, "https://a:b@index.test").authorization == "Basic YTpi"
-    assert IndexSource.find(environ, "https://other.test").authorization == ""
+    assert found(environ, "https://index.test").authorization == "Basic dXNlcjp3b3Jk"
+    assert found(environ, "https://a:b@index.test").authorization == "Basic YTpi"
+    assert found(environ, "https://other.test").authorization == ""
 
 
 def test_an_http_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch):
