@@ -1,5 +1,5 @@
 """Entry of the builder: `base` makes a runtime's rootfs (as root); as nobody, `build` makes code and an
-environment's manifest, `layers` makes layers.
+environment's manifest, `layers` makes layers, `proxy` gives a build box the package index.
 
 Writes JSON lines to standard output (events.py). Ends with status 0 after `done`, 1 after `failed`, 143 at SIGTERM.
 """
@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     reporter = Reporter()
     try:
-        {"base": _base, "build": _build, "layers": _layers}[options.command](options, reporter)
+        commands = {"base": _base, "build": _build, "layers": _layers, "proxy": _proxy}
+        commands[options.command](options, reporter)
     except BuildError as error:
         reporter.failed(error)
         return 1
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--force", action="store_true", help="build also when there is one")
     commands.add_parser("build", help="build what the request on standard input, a socket, says")
     commands.add_parser("layers", help="make the layers that the request on standard input, a socket, names")
+    commands.add_parser("proxy", help="serve the package index on the inherited socket 3 until standard input ends")
     return parser
 
 
@@ -70,6 +72,12 @@ def _layers(_: argparse.Namespace, reporter: Reporter) -> None:
         line = channel.read_request(source)
         if line:  # else there was nothing to make
             layering.run(channel.decode(line, layering.Request), pool, reporter)
+
+
+def _proxy(_: argparse.Namespace, reporter: Reporter) -> None:
+    from rootfs_builder import index_proxy
+
+    index_proxy.run(reporter)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The JSON lines that a build writes to its standard output. Runs in the builder.
 
-One line is one event: `progress`, the questions `locked` and `wanted`, and at the end `done` or `failed`.
+One line is one event: `progress`, the questions `locked` and `wanted`, and at the end `done` or `failed`; a proxy
+says `ready` and `mapped`. Nothing else is written there.
 """
 
 import os
@@ -41,6 +42,14 @@ class Reporter:
     def ask(self, question: str, **what: Any) -> None:
         """A question to pagurusd (channel.py), which answers it."""
         self._write({"event": question, **what})
+
+    def ready(self) -> None:
+        """The proxy answers on its socket."""
+        self._write({"event": "ready"})
+
+    def mapped(self, text: str) -> None:
+        """A lock with the URLs of the index."""
+        self._write({"event": "mapped", "text": text})
 
     def done(self, **result: Any) -> None:
         """The last line of a build that succeeded."""

@@ -18,6 +18,7 @@ from runtime.suites import SUITES
 
 DEFAULT_CONFIG_PATH = Path("/etc/pagurus/pagurus.toml")
 PREFIX = "PAGURUS_"
+SDIST_MEMORY_BYTES_MIN = 64 * MIB  # uv alone takes that
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     builds_at_once: int = 2
     environment_bytes: int = 4096 * MIB  # of all packages of a function, unpacked
     store_bytes: int = 20480 * MIB  # layers beyond this that nothing needs go, least recently used first
+    sdists: bool = True  # build packages that have no wheel, in build boxes
+    sdist_timeout_s: float = 300.0  # of one sdist, or of a resolving that has to build metadata
+    sdist_memory_bytes: int = 2048 * MIB  # of one build box, its files included
     index_url: str = ""  # package index; '' takes the index that pip is configured with
     extra_index_urls: tuple[str, ...] = ()  # asked before index_url
     url_requirements: bool = False  # whether a requirement may be a wheel's https address with its hash
@@ -128,9 +132,19 @@ def _check(settings: Settings) -> None:
     for name in ("zygotes_max", "sandboxes_max", "function_concurrency", "builds_at_once"):
         if getattr(settings, name) < 1:
             raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
+    _check_sdists(settings)
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:
         raise ConfigError(f"uid_base {settings.uid_base} and zygotes_max leave the range 65536..2147483647")
     if settings.default_runtime and settings.default_runtime not in SUITES:
         raise ConfigError(f"default_runtime is {settings.default_runtime!r}, not one of {', '.join(SUITES)}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {settings.log_level!r}, not debug, info, warning or error")
+
+
+def _check_sdists(settings: Settings) -> None:
+    if settings.sdist_timeout_s <= 0:
+        raise ConfigError(f"sdist_timeout_s is {settings.sdist_timeout_s}: it must be above 0")
+    if settings.sdist_memory_bytes < SDIST_MEMORY_BYTES_MIN:
+        raise ConfigError(
+            f"sdist_memory_bytes is {settings.sdist_memory_bytes}: it must be at least {SDIST_MEMORY_BYTES_MIN}"
+        )

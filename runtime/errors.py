@@ -46,7 +46,7 @@ class BuildError(PagurusError):
     """A deploy failed.
 
     kind: a short stable word, part of the problem type that the API answers with
-    (`archive`, `requirements`, `install`, `limit`, `base`, `internal`).
+    (`archive`, `requirements`, `install`, `sdist`, `index`, `limit`, `base`, `internal`).
     """
 
     def __init__(self, kind: str, message: str, *, hint: str = "") -> None:

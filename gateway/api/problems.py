@@ -33,6 +33,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "build-archive": (422, "The code archive cannot be used"),
     "build-requirements": (422, "The requirements cannot be resolved"),
     "build-install": (422, "A package cannot be installed"),
+    "build-sdist": (422, "A package cannot be built from source"),
+    "build-index": (503, "The package index cannot be used"),
     "build-limit": (422, "The build reached a limit"),
     "build-base": (503, "The runtime's base file system is not usable"),
     "build-internal": (500, "The build failed"),

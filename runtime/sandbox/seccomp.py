@@ -45,6 +45,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
 # A zygote forks helpers, so it keeps what their first steps need (the filter is inherited).
 _ZYGOTE_NEEDS = frozenset({"unshare", "setns", "mount", "sethostname"})
 _CLONE = (56, 220)
+_SOCKET = (41, 198)
+_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: what a network namespace holds in
 _CLONE3 = 435
 
 
@@ -60,6 +62,29 @@ def helper_program(machine: str = platform.machine()) -> bytes:
 def zygote_program(machine: str = platform.machine()) -> bytes:
     """The program of a zygote: the same without what the spawn path itself calls."""
     return _assemble(machine, frozenset(_DENIED) - _ZYGOTE_NEEDS, allow_namespaces=True)
+
+
+def box_programs(machine: str = platform.machine()) -> tuple[bytes, ...]:
+    """The programs of a box, to be loaded in this order: all that zygotes and helpers are denied, and most sockets.
+
+    AF_VSOCK reaches the machine below a virtual one past every network namespace, AF_ALG the kernel's ciphers.
+    """
+    return (_socket_program(machine), zygote_program(machine), helper_program(machine))
+
+
+def _socket_program(machine: str) -> bytes:
+    """EPERM for socket(2) with another family than _FAMILIES. Another architecture is the other programs' matter."""
+    column = {"x86_64": 0, "aarch64": 1}[machine]
+    last = len(_FAMILIES) - 1
+    code = [
+        _op(_LD_ABS, _OFFSET_NR),
+        _op(_JEQ, _SOCKET[column], jump_false=len(_FAMILIES) + 2),
+        _op(_LD_ABS, _OFFSET_ARG0_LOW),
+        *(_op(_JEQ, family, jump_true=last - at + 1) for at, family in enumerate(_FAMILIES)),
+        _op(_RET, _ERRNO | _EPERM),
+        _op(_RET, _ALLOW),
+    ]
+    return b"".join(code)
 
 
 def _assemble(machine: str, denied: frozenset[str], *, allow_namespaces: bool) -> bytes:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAVES = {
     "runtime.model",
     "runtime.errors",
+    "runtime.file_names",
     "runtime.protocol",
     "runtime.protocol_store",
     "runtime.sealed",
@@ -37,7 +38,7 @@ INSIDE = {
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
     "installer": ("rootfs_builder",),
-    "packaging": ("rootfs_builder",),
+    "packaging": ("rootfs_builder", "runtime.file_names"),
     "uvloop": ("gateway", "runtime.daemon"),
     "pyroute2": ("runtime.netns", "runtime.doctor"),
     "prctl": ("runtime.sandbox",),

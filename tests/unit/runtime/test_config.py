@@ -110,3 +110,9 @@ def test_names_of_settings_say_their_unit():
     counts = ("uid_base", "standbys_per_zygote", "shells_per_zygote", "function_concurrency", "queue_per_function")
     assert set(plain) <= {*counts, "archive_entries", "builds_at_once", "records_kept"}
     assert not list(itertools.filterfalse(str.islower, Settings.__struct_fields__))
+
+
+@pytest.mark.parametrize("wrong", [{"sdist_timeout_s": 0}, {"sdist_memory_bytes": 1024}])
+def test_limits_of_sdists_that_no_build_can_keep_are_refused(wrong: dict[str, object]):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        config.load(None, {}, wrong)

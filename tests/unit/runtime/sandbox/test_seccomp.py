@@ -98,3 +98,14 @@ def test_x32_calls_are_unknown(make):
 def test_programs_fit_the_kernel(machine: str):
     for program in (seccomp.helper_program(machine), seccomp.zygote_program(machine)):
         assert len(program) % 8 == 0 and len(program) // 8 < 4096
+
+
+def test_a_box_gets_sockets_of_four_families_only(machine: str):
+    programs = seccomp.box_programs(machine)
+    number = {"x86_64": 41, "aarch64": 198}[machine]
+    for family in range(64):
+        results = {run(program, number, arch=ARCHES[machine], arguments=(family,)) for program in programs}
+        assert results == ({ALLOW} if family in (1, 2, 10, 16) else {ALLOW, EPERM}), family
+    denied = {*numbers(machine).values(), 435, seccomp._CLONE[sorted(ARCHES, reverse=True).index(machine)], number}
+    for program in programs:
+        assert {run(program, n, arch=ARCHES[machine]) for n in range(500) if n not in denied} == {ALLOW}
