@@ -71,7 +71,8 @@ def _layers(_: argparse.Namespace, reporter: Reporter) -> None:
     with pool, socket.socket(fileno=os.dup(0)) as source:
         line = channel.read_request(source)
         if line:  # else there was nothing to make
-            layering.run(channel.decode(line, layering.Request), pool, reporter)
+            request = channel.decode(line, layering.Request)
+            layering.run(request, pool, reporter, channel.Channel(source, reporter))
 
 
 def _proxy(_: argparse.Namespace, reporter: Reporter) -> None:

@@ -7,7 +7,6 @@ meanwhile by another process (layering); pagurusd moves the code into the store,
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ from rootfs_builder.archive_tree import Bounds
 from rootfs_builder.channel import Channel
 from rootfs_builder.environments import LayerFacts
 from rootfs_builder.events import Reporter
-from rootfs_builder.locks import Locked
+from rootfs_builder.resolving import Resolver
 from rootfs_builder.suites import Suite, suite_of
 from runtime import syscalls
 from runtime.errors import BuildError
@@ -46,14 +45,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     index_url: str = ""
     extra_index_urls: tuple[str, ...] = ()
     url_requirements: bool = False
+    sdists: bool = False
     python: str = ""
     rootfs: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Resolved:
-    lock: str
-    locked: tuple[Locked, ...]
 
 
 def run(request: Request, reporter: Reporter, channel: Channel) -> None:
@@ -84,22 +78,24 @@ def _environment(
     """The manifest, or None when the store has it already; and the lock."""
     scratch = Path(request.staging) / "scratch"
     _make(scratch)
+    resolver = Resolver(suite, scratch, _uv(request, suite, scratch), reporter, channel, takes_sources=request.sdists)
     if requirements.is_lock(wanted):
         lock = requirements.lock_text(wanted)
         is_known = channel.is_known(environments.environment_id(suite.runtime, lock))
-        resolved = _Resolved(lock, () if is_known else _look_up(request, suite, scratch, wanted, reporter))
+        locked = () if is_known else resolver.look_up(wanted)
     else:
-        resolved = _resolve(request, suite, scratch, wanted, reporter)
-        is_known = channel.is_known(environments.environment_id(suite.runtime, resolved.lock))
+        locked = resolver.resolve(wanted)
+        lock = locks.lock_text(locked)
+        is_known = channel.is_known(environments.environment_id(suite.runtime, lock))
     shutil.rmtree(scratch)
     if is_known:
-        return None, resolved.lock
-    facts = msgspec.json.decode(channel.layers(resolved.locked, FACTS_BYTES_MAX), type=tuple[LayerFacts, ...])
+        return None, lock
+    facts = msgspec.json.decode(channel.layers(locked, FACTS_BYTES_MAX), type=tuple[LayerFacts, ...])
     names = dict.fromkeys(each.name for each in wanted)
-    manifest = environments.compose(facts, runtime=suite.runtime, lock=resolved.lock, declared=names)
+    manifest = environments.compose(facts, runtime=suite.runtime, lock=lock, declared=names)
     for one in manifest.conflicts:
         reporter.progress("install", f"warning: {one.path} of {one.used} hides the one of {one.hidden}")
-    return manifest, resolved.lock
+    return manifest, lock
 
 
 def _unpack(request: Request, root: Path, reporter: Reporter) -> CodeId:
@@ -133,37 +129,6 @@ def _compile_code(request: Request, suite: Suite, root: Path, reporter: Reporter
         if error.kind == "limit":
             raise
         reporter.progress("unpack", f"the code has no byte code: {error.message}")
-
-
-def _resolve(
-    request: Request,
-    suite: Suite,
-    scratch: Path,
-    wanted: tuple[requirements.Requirement, ...],
-    reporter: Reporter,
-) -> _Resolved:
-    source, output = scratch / projects.REQUIREMENTS_FILE, scratch / "pylock.toml"
-    source.write_text(requirements.input_text(wanted))
-    _uv(request, suite, scratch).compile(source, output, reporter)
-    locked = locks.from_pylock(output.read_text(), suite)
-    reporter.progress("resolve", f"resolved {len(locked)} packages", 1.0)
-    return _Resolved(locks.lock_text(locked), locked)
-
-
-def _look_up(
-    request: Request,
-    suite: Suite,
-    scratch: Path,
-    wanted: tuple[requirements.Requirement, ...],
-    reporter: Reporter,
-) -> tuple[Locked, ...]:
-    """Find the files of a lock of the user's own; nothing is added to it."""
-    source, output = scratch / projects.REQUIREMENTS_FILE, scratch / "pylock.toml"
-    source.write_text(requirements.input_text(wanted))
-    _uv(request, suite, scratch).compile(source, output, reporter, has_dependencies=True)
-    locked = locks.from_pylock(output.read_text(), suite, locks.allowed_hashes(wanted))
-    reporter.progress("resolve", f"{len(locked)} packages are pinned with hashes already", 1.0)
-    return locked
 
 
 def _uv(request: Request, suite: Suite, scratch: Path) -> uv.Uv:

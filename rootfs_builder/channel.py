@@ -17,6 +17,7 @@ from runtime.errors import BuildError
 from runtime.model import EnvironmentId
 
 REQUEST_BYTES_MAX = 4 << 20
+LOCK_BYTES_MAX = 4 << 20
 _ANSWER_BYTES_MAX = 64
 _Request = TypeVar("_Request")
 
@@ -36,14 +37,27 @@ class Channel:
     def layers(self, wanted: Sequence[Locked], bytes_max: int) -> bytes:
         """Have layers made of all these distributions, unless they are there: the JSON list of their facts."""
         self._reporter.ask("wanted", wanted=wanted)
-        _, descriptor = self._answer("layers")
+        return self._text("layers", bytes_max)
+
+    def resolved(self, requirements: str) -> str:
+        """Have requirements resolved where metadata may have to be built: a pylock.toml."""
+        self._reporter.ask("resolve", requirements=requirements)
+        return self._text("resolved", LOCK_BYTES_MAX).decode()
+
+    def build(self, sources: Sequence[Locked]) -> None:
+        """Have wheels built of sdists that lie in staging/downloads; each is in staging/built then."""
+        self._reporter.ask("sources", sources=sources)
+        self._answer("built")
+
+    def _text(self, word: str, bytes_max: int) -> bytes:
+        _, descriptor = self._answer(word)
         if descriptor is None:
-            raise BuildError("internal", "the answer to 'wanted' has no descriptor")
-        with open(descriptor, "rb", buffering=0) as facts:
-            if os.fstat(facts.fileno()).st_size > bytes_max:
-                raise BuildError("limit", "the packages have too many files to be listed", hint="require less")
-            facts.seek(0)
-            return facts.read()
+            raise BuildError("internal", f"the answer {word!r} has no descriptor")
+        with open(descriptor, "rb", buffering=0) as text:
+            if os.fstat(text.fileno()).st_size > bytes_max:
+                raise BuildError("limit", f"the answer {word!r} is longer than {bytes_max} bytes", hint="require less")
+            text.seek(0)
+            return text.read()
 
     def _answer(self, *expected: str) -> tuple[str, int | None]:
         line, descriptors, _, _ = socket.recv_fds(self._answers, _ANSWER_BYTES_MAX, 1)

@@ -9,7 +9,7 @@ import csv
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -21,9 +21,11 @@ from typing import Any
 import msgspec
 
 from rootfs_builder import compiling, downloads, environments, trees, uv, wheels
+from rootfs_builder.channel import Channel
 from rootfs_builder.environments import LayerFacts
 from rootfs_builder.events import Reporter
 from rootfs_builder.locks import Locked
+from rootfs_builder.requirements import normalised
 from rootfs_builder.suites import Suite, suite_of
 from runtime import syscalls
 from runtime.errors import BuildError
@@ -37,7 +39,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What pagurusd asks for, as one JSON line.
 
     staging: an empty directory of the builder's user; layers/ID is made in it. python, rootfs: see build.Request.
-    built: wheels that were built from sdists, by the sdist's sha256.
     """
 
     runtime: RuntimeName
@@ -48,7 +49,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     extra_index_urls: tuple[str, ...] = ()
     python: str = ""
     rootfs: str = ""
-    built: dict[str, str] = {}
 
 
 def executor() -> ProcessPoolExecutor:
@@ -59,13 +59,15 @@ def executor() -> ProcessPoolExecutor:
     return pool
 
 
-def run(request: Request, pool: Executor, reporter: Reporter) -> None:
+def run(request: Request, pool: Executor, reporter: Reporter, channel: Channel) -> None:
     """Make all layers and report them. Raises BuildError; what was made so far stays in staging."""
     suite = suite_of(request.runtime)
     root = Path(request.staging) / "layers"
     root.mkdir(mode=trees.DIRECTORY_MODE)
     started_s = time.monotonic()
-    asyncio.run(_install_all(request, suite, root, pool, reporter))
+    sources = [one for one in request.wanted if one.is_source]
+    built = _build(request, sources, reporter, channel) if sources else {}
+    asyncio.run(_install_all(request, suite, root, pool, reporter, built))
     installed_s = time.monotonic()
     _compile(request, suite, root, reporter)
     compiled_s = time.monotonic()
@@ -78,16 +80,51 @@ def run(request: Request, pool: Executor, reporter: Reporter) -> None:
     )
 
 
-async def _install_all(request: Request, suite: Suite, root: Path, pool: Executor, reporter: Reporter) -> None:
-    scratch = Path(request.staging) / "downloads"
-    scratch.mkdir(mode=0o700)
-    environ = uv.environment(
+def _build(request: Request, sources: Sequence[Locked], reporter: Reporter, channel: Channel) -> Mapping[str, Path]:
+    """Fetch sdists and have them built; the wheels by the sdists' hashes. Nothing of them runs here."""
+    downloaded, target = _folder(request, "downloads"), _folder(request, "built")
+    count = "1 package" if len(sources) == 1 else f"{len(sources)} packages"
+    reporter.progress("build", f"{count} must be built from source: {', '.join(one.name for one in sources)[:200]}")
+
+    async def fetch_all() -> None:
+        async with downloads.opened(_environ(request), bytes_max=request.environment_bytes) as fetching:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for one in sources:
+                        group.create_task(fetching.fetch(one, downloaded / one.filename, reporter.alive))
+            except* BuildError as errors:
+                raise _first(errors) from errors
+
+    asyncio.run(fetch_all())
+    channel.build(sources)
+    wheels_by_name = {normalised(path.name.split("-")[0]): path for path in target.glob("*.whl")}
+    missing = [one.name for one in sources if one.name not in wheels_by_name]
+    if missing:
+        raise BuildError("internal", f"{missing[0]} was not built")
+    return {one.sha256: wheels_by_name[one.name] for one in sources}
+
+
+def _folder(request: Request, name: str) -> Path:
+    folder = Path(request.staging) / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _environ(request: Request) -> Mapping[str, str]:
+    """Which indexes there are, for downloads."""
+    return uv.environment(
         os.environ,
         cache="",
-        scratch=str(scratch),
+        scratch=request.staging,
         index_url=request.index_url,
         extra_index_urls=request.extra_index_urls,
     )
+
+
+async def _install_all(
+    request: Request, suite: Suite, root: Path, pool: Executor, reporter: Reporter, built: Mapping[str, Path]
+) -> None:
+    scratch = _folder(request, "downloads")
     total = sum(one.size for one in request.wanted)
     unpacked, finished = 0, 0
     count = len(request.wanted)
@@ -101,10 +138,8 @@ async def _install_all(request: Request, suite: Suite, root: Path, pool: Executo
             share = min(done / total, 1.0) if total else None
             reporter.tick("download", f"fetched {done / 1e6:.1f} of {total / 1e6:.1f} MB", share)
 
-        path = Path(request.built.get(locked.sha256, scratch / locked.filename))
-        if locked.is_source and locked.sha256 not in request.built:
-            raise BuildError("internal", f"{locked.filename} was not built")
-        if locked.sha256 not in request.built:
+        path = built.get(locked.sha256, scratch / locked.filename)
+        if locked.sha256 not in built:
             await fetching.fetch(locked, path, tick)
         layer = root / layer_id(request.runtime, locked.sha256)
         layer.mkdir(mode=trees.DIRECTORY_MODE)
@@ -115,7 +150,7 @@ async def _install_all(request: Request, suite: Suite, root: Path, pool: Executo
         finished += 1
         reporter.progress("install", f"installed {locked.name} {locked.version}", finished / count)
 
-    async with downloads.opened(environ, bytes_max=request.environment_bytes) as fetching:
+    async with downloads.opened(_environ(request), bytes_max=request.environment_bytes) as fetching:
         try:
             async with asyncio.TaskGroup() as group:
                 # the largest first: it takes longest

@@ -49,6 +49,8 @@ def from_pylock(
     """
     ranks = {str(tag): rank for rank, tag in reversed(list(enumerate(supported_tags(suite))))}
     packages = tomllib.loads(text).get("packages", [])
+    if allowed is not None:  # what a lock of the user's own lacks is not added
+        packages = [package for package in packages if normalised(package["name"]) in allowed]
     chosen = [_choose(package, ranks, allowed, takes_sources=takes_sources) for package in packages]
     return tuple(sorted(chosen, key=lambda one: one.name))
 
@@ -115,6 +117,8 @@ def _file(name: str, version: str, entry: Mapping[str, Any]) -> Locked:
     if not url and "path" in entry:
         url = f"file://{entry['path']}"
     filename = str(entry.get("name") or PurePosixPath(unquote(urlsplit(url).path)).name)
+    if "/" in filename or filename.startswith(".") or not filename.isprintable():
+        raise _refused(f"the index has a file named {filename[:100]!r}", "use another index")
     sha256 = str(entry.get("hashes", {}).get("sha256", "")).lower()
     if not DIGEST_PATTERN.fullmatch(sha256):
         raise _refused(f"the index gives no SHA-256 of {filename or name}", "use an index that does")

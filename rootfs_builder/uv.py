@@ -33,7 +33,12 @@ _PASSED_UV = (
     "UV_SYSTEM_CERTS",
     "UV_OFFLINE",
 )
+_NO_WHEELS = ("no usable wheels", "building from source is disabled", "no wheels with")
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL")
+
+
+class NeedsSourceError(BuildError):
+    """Requirements that cannot be met by wheels alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,10 @@ class Uv:
             arguments.append("--no-deps")
         ended = self._run("resolve", (*arguments, str(requirements)), reporter)
         if ended.status != 0:
-            raise failure(ended.output, "requirements", "cannot resolve the requirements")
+            error = failure(ended.output, "requirements", "cannot resolve the requirements")
+            if any(words in ended.output for words in _NO_WHEELS):
+                raise NeedsSourceError(error.kind, error.message, hint=error.hint)
+            raise error
 
     def _run(self, phase: str, arguments: tuple[str, ...], reporter: Reporter) -> Finished:
         common = ("--no-config", "--no-progress", "--no-python-downloads", "--only-binary", ":all:")
@@ -144,8 +152,8 @@ def _words(output: str) -> str:
 def _hint(output: str) -> str:
     if "Failed to fetch" in output or "error sending request" in output or "dns error" in output:
         return "check that this node reaches the package index (setting index_url)"
-    if "no usable wheels" in output or "building from source is disabled" in output or "no wheels with" in output:
-        return "only wheels are supported for now: choose a version that has one for this Python and platform"
+    if any(words in output for words in _NO_WHEELS):
+        return "choose a version that has a wheel for this Python and platform, or allow sdists (setting sdists)"
     if "401 Unauthorized" in output or "403 Forbidden" in output:
         return "the package index wants a name and password, or others: give them in index_url, or in ~/.netrc"
     if "was not found in the package registry" in output:

@@ -227,7 +227,7 @@ def _environ() -> dict[str, str]:
 def _tree(parts: Parts, root: BoxRoot) -> list[Attachment]:
     """Root, devices, /tmp and /dev/shm: the caller's to close."""
     return [
-        Attachment(parts.overlays.clone(root.key, root.lowers), "", "root"),
+        Attachment(parts.overlays.clone(root.key, lambda: root.lowers), "", "root"),
         Attachment(syscalls.open_tree(parts.devices), "dev", "devices"),
         Attachment(mounts.tmpfs(_SHM_BYTES), "dev/shm", "shm"),
         Attachment(mounts.tmpfs(parts.settings.sdist_memory_bytes // 4), "tmp", "tmp"),

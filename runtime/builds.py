@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from runtime import layer_builds
+from runtime import build_box, layer_builds
 from runtime.builder_process import BuilderProcess
 from runtime.errors import BuildError, PagurusError
 from runtime.layer_builds import LayerBuild, LayerBuilds
@@ -117,20 +117,31 @@ class _Build:
                 self._environment = EnvironmentId(_check_digest(str(event["environment"])))
                 is_known = self._parts.layers.has_environment(self._environment)
                 process.answer("known" if is_known else "new")
+            elif kind == "resolve":
+                await self._resolve(process, str(event["requirements"]))
             elif kind == "wanted":
                 wanted = [layer_builds.checked(entry) for entry in event["wanted"]]
                 self._layers.pin(layers, wanted)
                 self._enter("layers")
                 await layers.make(wanted, self._tell)
                 self._enter("compose")
-                facts = layer_builds.facts_file(self._parts, layers.layers)
-                try:
-                    process.answer("layers", facts)
-                finally:
-                    os.close(facts)
+                facts = [self._parts.layers.facts(layer) for layer in layers.layers]
+                with layer_builds.memory_file(b"[" + b",".join(facts) + b"]") as descriptor:
+                    process.answer("layers", descriptor)
             elif kind == "done":
                 return event
         raise AssertionError("events end with done or an error")
+
+    async def _resolve(self, process: BuilderProcess, requirements: str) -> None:
+        """Where wheels alone do not do, metadata has to be built: in a box."""
+        runtime = self._request.runtime
+
+        def tell(line: str) -> None:
+            self._tell({"phase": "resolve", "message": line})
+
+        resolved = await build_box.resolve(self._parts, runtime, requirements, tell)
+        with layer_builds.memory_file(resolved.text.encode()) as descriptor:
+            process.answer("resolved", descriptor)
 
     def _what(self, process: BuilderProcess) -> dict[str, Any]:
         settings = self._parts.settings
@@ -143,6 +154,7 @@ class _Build:
             "index_url": settings.index_url,
             "extra_index_urls": settings.extra_index_urls,
             "url_requirements": settings.url_requirements,
+            "sdists": settings.sdists,
             "unpacked_bytes": settings.unpacked_bytes,
             "archive_entries": settings.archive_entries,
             "python": f"/usr/bin/{self._request.runtime}",

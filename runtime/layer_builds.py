@@ -7,12 +7,13 @@ that fails is made again by the next who needs it.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
 
+from runtime import build_box
 from runtime.builder_process import BuilderProcess
 from runtime.errors import BuildError
 from runtime.model import DIGEST_PATTERN, LayerId, RuntimeName, layer_id
@@ -127,9 +128,31 @@ class LayerBuild:
         async for event in process.events():
             if event["event"] == "progress":
                 progress(event)
+            elif event["event"] == "sources":
+                await self._build(process, [checked(entry) for entry in event["sources"]], progress)
+                process.answer("built")
             elif event["event"] == "done":
                 for name in ("install", "compile"):
                     self.phases_ms[name] = self.phases_ms.get(name, 0.0) + float(event[f"{name}_ms"])
+
+    async def _build(self, process: BuilderProcess, sources: list[Wanted], progress: Progress) -> None:
+        """Build sdists that it has fetched, one after another: a box has all cores."""
+        for number, one in enumerate(sources):
+
+            def tell(line: str, done: float = number / len(sources)) -> None:
+                progress({"phase": "build", "message": line, "fraction": done})
+
+            await build_box.build_wheel(
+                self._parts,
+                self.runtime,
+                process.staging / "downloads" / one.filename,
+                one.filename,
+                name=one.name,
+                version=one.version,
+                into=process.staging / "built",
+                progress=tell,
+                sha256=one.sha256,
+            )
 
     async def aclose(self) -> None:
         """End a process that was not needed."""
@@ -138,12 +161,16 @@ class LayerBuild:
             self._process = None
 
 
-def facts_file(parts: Parts, layers: Iterable[LayerId]) -> int:
-    """A file in memory with the JSON list of the layers' facts; the caller closes it."""
-    fd = os.memfd_create("facts", os.MFD_CLOEXEC)
-    with open(fd, "wb", closefd=False) as file:
-        file.write(b"[" + b",".join(parts.layers.facts(layer) for layer in layers) + b"]")
-    return fd
+@contextmanager
+def memory_file(content: bytes) -> Iterator[int]:
+    """A file in memory, for a builder to read."""
+    fd = os.memfd_create("answer", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def checked(entry: object) -> Wanted:

@@ -79,7 +79,7 @@ def test_pip_s_files_are_read_in_pip_s_order(tmp_path: Path):
     [
         (NO_SOLUTION, "requirements", "versions"),
         ("error: a was not found in the package registry", "requirements", "name"),
-        ("error: a==1 has no usable wheels", "requirements", "only wheels"),
+        ("error: a==1 has no usable wheels", "requirements", "choose a version that has a wheel"),
         ("error: Failed to fetch: x", "requirements", "index_url"),
         ("error: Hash mismatch for a", "requirements", "lock"),
         ("error: failed to write: No space left on device (os error 28)", "limit", "free space"),
