@@ -9,14 +9,13 @@ import csv
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from email.parser import HeaderParser
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -88,12 +87,9 @@ def _build(request: Request, sources: Sequence[Locked], reporter: Reporter, chan
 
     async def fetch_all() -> None:
         async with downloads.opened(_environ(request), bytes_max=request.environment_bytes) as fetching:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for one in sources:
-                        group.create_task(fetching.fetch(one, downloaded / one.filename, reporter.alive))
-            except* BuildError as errors:
-                raise _first(errors) from errors
+            async with _all_or_first_error() as group:
+                for one in sources:
+                    group.create_task(fetching.fetch(one, downloaded / one.filename, reporter.alive))
 
     asyncio.run(fetch_all())
     channel.build(sources)
@@ -151,13 +147,10 @@ async def _install_all(
         reporter.progress("install", f"installed {locked.name} {locked.version}", finished / count)
 
     async with downloads.opened(_environ(request), bytes_max=request.environment_bytes) as fetching:
-        try:
-            async with asyncio.TaskGroup() as group:
-                # the largest first: it takes longest
-                for locked in sorted(request.wanted, key=lambda each: -each.size):
-                    group.create_task(one(locked, fetching))
-        except* (BuildError, BrokenProcessPool) as errors:
-            raise _first(errors) from errors
+        async with _all_or_first_error() as group:
+            # the largest first: it takes longest
+            for locked in sorted(request.wanted, key=lambda each: -each.size):
+                group.create_task(one(locked, fetching))
     if unpacked > request.environment_bytes:
         raise BuildError(
             "limit",
@@ -175,13 +168,20 @@ def _install_one(path: Path, root: Path, runtime: str, bytes_max: int) -> int:
     return size
 
 
-def _first(errors: BaseExceptionGroup[Any]) -> BuildError:
-    for error in errors.exceptions:
-        if isinstance(error, BuildError):
-            return error
-        if isinstance(error, BaseExceptionGroup):
-            return _first(error)
-    return BuildError("limit", "a process that installs packages died", hint="it may have met the memory limit")
+@asynccontextmanager
+async def _all_or_first_error() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup that raises the first of its errors itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first, BrokenProcessPool):
+            hint = "it may have met the memory limit"
+            raise BuildError("limit", "a process that installs packages died", hint=hint) from errors
+        raise first from None
 
 
 def _compile(request: Request, suite: Suite, root: Path, reporter: Reporter) -> None:

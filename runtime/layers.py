@@ -105,7 +105,9 @@ class Layers:
         return [*(self._present("layers", layer) / "fs" for layer in layers), self._root / "empty"]
 
     def has_environment(self, environment: EnvironmentId) -> bool:
-        return (self._root / "environments" / environment / "manifest.json").is_file()
+        """Whether it is there with all its layers."""
+        layers = self.index.environments.get(environment)
+        return layers is not None and all(layer in self.index.layers for layer in layers)
 
     def has_layer(self, layer: LayerId) -> bool:
         return (self._root / "layers" / layer / FACTS).is_file()
@@ -145,7 +147,8 @@ class Layers:
         """Store an environment, all of whose layers are there."""
         name = manifest.environment.id
         target = self._root / "environments" / name
-        if target.exists():
+        if target.exists():  # a part of its layers was lost, and is there again
+            self.index.environments[name] = manifest.layers
             return
         beside = self._folder(f"environments/.{name}", 0o755)
         with open(beside / "manifest.json", "wb") as file:

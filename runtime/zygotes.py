@@ -104,7 +104,7 @@ class ZygoteHost:
                 "zygote=%s cannot help environment %s: there %s would import differently and cannot be imported again",
                 *(self.id, environment[:12], extensions),
             )
-        self.environments = tuple(one for one in self.environments if one not in imported.uncovered)
+        self.environments = tuple(one for one in self.mounted if one not in imported.uncovered)
         self.ready = ZygoteReady(
             zygote=self.id,
             runtime=self.runtime,
@@ -121,7 +121,12 @@ class ZygoteHost:
         # Pinned for the zygote's life: a helper must not see other files than its interpreter was started from.
         self._root = parts.layers.root_lowers(self.runtime)
         self.base = self._root[-1].parent.name
-        known = {name: parts.layers.manifest(name).environment for name in self.environments}
+        self.mounted = tuple(one for one in self.environments if parts.layers.has_environment(one))
+        for lost in set(self.environments) - set(self.mounted):
+            log.warning("zygote=%s does without environment %s, which is not whole", self.id, lost[:12])
+        if self.environments and not self.mounted:
+            raise StartError("rootfs", "its environments are not in the store", hint="deploy the functions again")
+        known = {name: parts.layers.manifest(name).environment for name in self.mounted}
         _refuse_conflict(known.values())
         self._first_uid = parts.ranges.acquire()
         self._parent = parts.cgroups.create(self._path)
@@ -132,9 +137,7 @@ class ZygoteHost:
         try:
             tree.append(Attachment(mounts.tmpfs(ZYGOTE_TMP_BYTES), "tmp", "tmp"))
             if known:
-                union = parts.overlays.clone(
-                    f"union {self.id}", lambda: parts.layers.environment_lowers(self.environments)
-                )
+                union = parts.overlays.clone(f"union {self.id}", lambda: parts.layers.environment_lowers(self.mounted))
                 tree.append(Attachment(union, "opt/env", "environment"))
             self._namespace = await UserNamespace.create(
                 first_uid=self._first_uid,

@@ -16,6 +16,7 @@ import signal
 import socket
 import tempfile
 import traceback
+import zipfile
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -28,7 +29,7 @@ import pytest
 
 from rootfs_builder import environments
 from rootfs_builder.environments import LayerFacts
-from runtime import config, protocol
+from runtime import config, protocol, syscalls
 from runtime.frames import HEADER, HEADER_BYTES, FrameKind, pack
 from runtime.model import (
     Assignment,
@@ -46,6 +47,7 @@ from runtime.model import (
 from runtime.node import Node
 from runtime.parts import Parts, open_parts
 from runtime.sandbox.sandbox import State
+from runtime.syscalls import CloneFlag, MountFlag
 from tests import leaks
 from tests.leaks import Scope
 
@@ -210,6 +212,50 @@ class Bed:
             limits=limits or Limits(),
             environ=environ or {},
         )
+
+    # --- builds
+
+    def start_build(self, requirements: str, files: dict[str, str] | None = None) -> int:
+        """BuildVersion; its number."""
+        self._ticket += 1
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as archive:
+            for path, text in (files or {"main.py": "def main(param):\n    return param\n"}).items():
+                archive.writestr(path, text)
+        fd = os.memfd_create("archive")
+        os.write(fd, data.getvalue())
+        os.lseek(fd, 0, os.SEEK_SET)
+        message = protocol.BuildVersion(
+            build=self._ticket, function=FunctionName("test"), runtime=self.runtime, requirements=requirements
+        )
+        self.node.handle(message, [fd])
+        return self._ticket
+
+    async def built(self, build: int) -> protocol.BuildSucceeded | protocol.BuildFailed:
+        """How a build ended."""
+        ends = (protocol.BuildSucceeded, protocol.BuildFailed)
+        return await self.until(
+            lambda: next((m for m in self.received if isinstance(m, ends) and m.build == build), None)
+        )
+
+    async def build(self, requirements: str, files: dict[str, str] | None = None) -> protocol.BuildSucceeded:
+        """A build that must succeed."""
+        result = await self.built(self.start_build(requirements, files))
+        assert isinstance(result, protocol.BuildSucceeded), result
+        return result
+
+    async def refused(self, requirements: str) -> protocol.BuildFailed:
+        """A build that must fail, and leave nothing."""
+        before = self.stored()
+        result = await self.built(self.start_build(requirements))
+        assert isinstance(result, protocol.BuildFailed), result
+        assert self.stored() == before
+        return result
+
+    def stored(self) -> tuple[set[str], ...]:
+        """Ids of what is on the disk."""
+        state = Path(self.parts.settings.state_dir)
+        return tuple({path.name for path in (state / kind).iterdir()} for kind in ("layers", "environments", "code"))
 
     # --- zygotes and sandboxes
 
@@ -420,6 +466,21 @@ async def open_bed(scope: Scope, settings: dict[str, Any]) -> AsyncIterator[Bed]
     assert not counters["internal_errors"] and not counters["cgroups_left"], counters
     stayed = set(leaks.descriptors()) - before
     assert not stayed, f"the node left descriptors open: {sorted(stayed)}"
+
+
+def on_small_disk(scenario: Scenario, disk_bytes: int, **settings: Any) -> None:
+    """Run a scenario whose state directory is a file system of this size."""
+
+    def body(scope: Scope) -> None:
+        syscalls.unshare(CloneFlag.NEWNS)
+        syscalls.mount(None, "/", None, MountFlag.REC | MountFlag.PRIVATE)
+        rootfs = os.readlink(scope.state_dir / "rootfs")
+        syscalls.mount("none", str(scope.state_dir), "tmpfs", MountFlag(0), f"size={disk_bytes},mode=711")
+        (scope.state_dir / "rootfs").symlink_to(rootfs)
+        asyncio.run(_live(scenario, scope, settings))
+
+    with state_directory() as scope, leaks.no_leaks(scope):
+        run_in_child(lambda: body(scope))
 
 
 async def _live(scenario: Scenario, scope: Scope, settings: dict[str, Any]) -> None:
