@@ -86,10 +86,10 @@ def _build(request: Request, sources: Sequence[Locked], reporter: Reporter, chan
     reporter.progress("build", f"{count} must be built from source: {', '.join(one.name for one in sources)[:200]}")
 
     async def fetch_all() -> None:
-        async with downloads.opened(_environ(request), bytes_max=request.environment_bytes) as fetching:
-            async with _all_or_first_error() as group:
-                for one in sources:
-                    group.create_task(fetching.fetch(one, downloaded / one.filename, reporter.alive))
+        opened = downloads.opened(_environ(request), bytes_max=request.environment_bytes)
+        async with opened as fetching, _all_or_first_error() as group:
+            for one in sources:
+                group.create_task(fetching.fetch(one, downloaded / one.filename, reporter.alive))
 
     asyncio.run(fetch_all())
     channel.build(sources)
@@ -146,11 +146,10 @@ async def _install_all(
         finished += 1
         reporter.progress("install", f"installed {locked.name} {locked.version}", finished / count)
 
-    async with downloads.opened(_environ(request), bytes_max=request.environment_bytes) as fetching:
-        async with _all_or_first_error() as group:
-            # the largest first: it takes longest
-            for locked in sorted(request.wanted, key=lambda each: -each.size):
-                group.create_task(one(locked, fetching))
+    opened = downloads.opened(_environ(request), bytes_max=request.environment_bytes)
+    async with opened as fetching, _all_or_first_error() as group:
+        for locked in sorted(request.wanted, key=lambda each: -each.size):  # the largest first: it takes longest
+            group.create_task(one(locked, fetching))
     if unpacked > request.environment_bytes:
         raise BuildError(
             "limit",

@@ -91,10 +91,12 @@ def _choose(
     takes_sources: bool,
 ) -> Locked:
     name, version = normalised(package["name"]), str(package.get("version", ""))
-    wheels = [_file(name, version, each) for each in package.get("wheels", [])]
+    entries = list(package.get("wheels", []))
     if "archive" in package:
-        wheels.append(_file(name, version, package["archive"]))
-    fitting = [(rank, one) for one in wheels if (rank := _rank(one.filename, ranks)) is not None]
+        entries.append(package["archive"])
+        version = version or _version_of(_filename(package["archive"]))
+    ranked = [(_rank(name, _filename(each), ranks), each) for each in entries]
+    fitting = [(rank, _file(name, version, each)) for rank, each in ranked if rank is not None]
     if takes_sources and "sdist" in package:
         source = msgspec.structs.replace(_file(name, version, package["sdist"]), is_source=True)
         if source.filename.endswith(_SDIST_SUFFIXES):
@@ -112,11 +114,17 @@ def _choose(
     return min(permitted, key=lambda pair: (pair[0], pair[1].filename))[1]
 
 
-def _file(name: str, version: str, entry: Mapping[str, Any]) -> Locked:
+def _url(entry: Mapping[str, Any]) -> str:
     url = str(entry.get("url") or "")
-    if not url and "path" in entry:
-        url = f"file://{entry['path']}"
-    filename = str(entry.get("name") or PurePosixPath(unquote(urlsplit(url).path)).name)
+    return f"file://{entry['path']}" if not url and "path" in entry else url
+
+
+def _filename(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("name") or PurePosixPath(unquote(urlsplit(_url(entry)).path)).name)
+
+
+def _file(name: str, version: str, entry: Mapping[str, Any]) -> Locked:
+    url, filename = _url(entry), _filename(entry)
     if "/" in filename or filename.startswith(".") or not filename.isprintable():
         raise _refused(f"the index has a file named {filename[:100]!r}", "use another index")
     sha256 = str(entry.get("hashes", {}).get("sha256", "")).lower()
@@ -125,7 +133,7 @@ def _file(name: str, version: str, entry: Mapping[str, Any]) -> Locked:
     size = entry.get("size", 0)
     return Locked(
         name=name,
-        version=version or _version_of(filename),
+        version=version,
         filename=filename,
         url=url,
         sha256=sha256,
@@ -133,11 +141,13 @@ def _file(name: str, version: str, entry: Mapping[str, Any]) -> Locked:
     )
 
 
-def _rank(filename: str, ranks: Mapping[str, int]) -> int | None:
-    """How well a wheel fits, 0 best; None when it does not or is no wheel."""
+def _rank(name: str, filename: str, ranks: Mapping[str, int]) -> int | None:
+    """How well a wheel fits, 0 best; None when it does not, is another package's, or is no wheel."""
     try:
-        _, _, _, found = parse_wheel_filename(filename)
+        of, _, _, found = parse_wheel_filename(filename)
     except InvalidWheelFilename:
+        return None
+    if of != name or "/" in filename:
         return None
     return min((ranks[str(tag)] for tag in found if str(tag) in ranks), default=None)
 

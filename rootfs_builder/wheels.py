@@ -5,8 +5,11 @@ written, and each file's content against RECORD while it is. Nothing of it is ru
 """
 
 import base64
+import configparser
+import csv
 import hashlib
 import stat
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from typing import BinaryIO, cast
 import installer
 from installer.destinations import SchemeDictionaryDestination
 from installer.exceptions import InstallerError
-from installer.records import parse_record_file
+from installer.records import InvalidRecordEntry, parse_record_file
 from installer.sources import WheelFile
 from installer.utils import parse_entrypoints
 from packaging.version import InvalidVersion, Version
@@ -28,10 +31,20 @@ from runtime.errors import BuildError
 
 ENTRIES_MAX = 100_000
 PATH_CHARS_MAX = 1000
-METADATA_BYTES_MAX = 16 << 20
+DESCRIPTION_BYTES_MAX = 16 << 20  # of each file of .dist-info that is read
 SHOWN_CHARS_MAX = 120
 _SIGNATURES = ("RECORD.jws", "RECORD.p7s")  # PEP 427: not in RECORD
 _READ_BYTES = 1 << 18
+# What zipfile, installer and the parsers below them raise for a bad wheel.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    InstallerError,
+    InvalidRecordEntry,
+    NotImplementedError,
+    UnicodeDecodeError,
+    EOFError,
+)
+_MALFORMED = (ValueError, KeyError, RuntimeError, AssertionError, zlib.error, csv.Error, configparser.Error)
 
 
 class Refused(BuildError):
@@ -54,11 +67,13 @@ def install(path: Path, root: Path, *, python: str, bytes_max: int) -> int:
             places |= {"scripts": f"{root}/bin", "headers": f"{root}/include/{source.distribution}"}
             destination = SchemeDictionaryDestination(places, python, "posix")
             source.check_names()
-            installer.install(source, destination, {"INSTALLER": b"pagurus\n"})
+            with warnings.catch_warnings(action="ignore"):  # it leaves out byte code of the wheel's, and says so
+                installer.install(source, destination, {"INSTALLER": b"pagurus\n"})
+            _check_bookkeeping(path.name, root)
             return size
-    except (zipfile.BadZipFile, InstallerError, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+    except _UNREADABLE as error:
         raise Refused(path.name, f"cannot be read: {_shown(str(error))}") from error
-    except (ValueError, KeyError, RuntimeError, AssertionError, zlib.error) as error:
+    except _MALFORMED as error:
         raise Refused(path.name, f"is malformed: {_shown(str(error))}") from error
     except FileExistsError as error:
         raise Refused(path.name, "has two files of one name") from error
@@ -88,6 +103,8 @@ def _check_members(wheel: str, archive: zipfile.ZipFile, bytes_max: int) -> int:
             raise Refused(wheel, f"has {_shown(name)!r}, which is a link or no file")
         if member.flag_bits & 0x1:
             raise Refused(wheel, f"has {_shown(name)!r}, which is encrypted")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Refused(wheel, f"has {_shown(name)!r}, which is packed in an unusual way")  # may need GiBs of memory
         total += member.file_size
         if total > bytes_max:
             raise BuildError(
@@ -98,6 +115,12 @@ def _check_members(wheel: str, archive: zipfile.ZipFile, bytes_max: int) -> int:
     return total
 
 
+def _check_bookkeeping(wheel: str, root: Path) -> None:
+    """Refuse a wheel that has brought the RECORD of another distribution, and so could claim its modules."""
+    if len([entry for entry in root.iterdir() if entry.name.endswith(".dist-info")]) > 1:
+        raise Refused(wheel, "has more than one .dist-info")
+
+
 class _Checked(WheelFile):
     """installer's wheel, whose contents are compared with RECORD while they are read."""
 
@@ -106,10 +129,14 @@ class _Checked(WheelFile):
         self._archive = archive
         super().__init__(archive)
 
+    def read_dist_info(self, filename: str) -> str:
+        """The text of METADATA, RECORD and the like."""
+        if self._archive.getinfo(f"{self.dist_info_dir}/{filename}").file_size > DESCRIPTION_BYTES_MAX:
+            raise Refused(self._wheel, f"has more {filename} than one could read")
+        return super().read_dist_info(filename)
+
     def check_names(self) -> None:
         """The file's name and its METADATA must be of one distribution and version."""
-        if self._archive.getinfo(f"{self.dist_info_dir}/METADATA").file_size > METADATA_BYTES_MAX:
-            raise Refused(self._wheel, "has more METADATA than one could read")
         headers = HeaderParser().parsestr(self.read_dist_info("METADATA"))
         name, version = str(headers.get("Name", "")).strip(), str(headers.get("Version", "")).strip()
         if normalised(name) != normalised(self.distribution):

@@ -15,12 +15,13 @@ import json
 import re
 import socket
 import threading
+import urllib.request
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 ALL = "*"
 WAIT_S = 20.0  # only a failing test waits for it
@@ -112,6 +113,19 @@ class Index:
     def credentials_seen(self) -> set[str]:
         """'user:password' of all requests that brought some."""
         return {each.credentials for each in self.seen} - {""}
+
+    def controlled(self, query: list[tuple[str, str]]) -> bytes:
+        """What a Remote asks for."""
+        for where, fault in query:
+            if fault:
+                self.faults[where] = Fault[fault]
+            else:
+                self.faults.pop(where, None)
+        return json.dumps(self.downloads).encode()
+
+    @property
+    def remote(self) -> "Remote":
+        return Remote(f"http://127.0.0.1:{self.port}/control")
 
     def forget(self) -> None:
         """Start counting anew."""
@@ -224,6 +238,23 @@ class Index:
         return f"<a{attributes}>{html.escape(file)}</a><br/>"
 
 
+class Remote:
+    """An index as a process sees it that was forked from the one in which it runs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def set(self, where: str, fault: Fault | None) -> None:
+        self._ask({where: fault.name if fault else ""})
+
+    def downloads(self) -> Counter[str]:
+        return self._ask({})
+
+    def _ask(self, query: dict[str, str]) -> Counter[str]:
+        with urllib.request.urlopen(f"{self._url}?{urlencode(query)}", timeout=WAIT_S) as answer:
+            return Counter(json.loads(answer.read()))
+
+
 def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -301,6 +332,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         index, path = self.server.index, unquote(urlsplit(self.path).path)
         credentials = _credentials(self.headers.get("Authorization", ""))
         seen = Seen(self.command, path, credentials, self.headers.get("Accept", ""), self.headers.get("User-Agent", ""))
+        if path == "/control":
+            self._send(200, index.controlled(parse_qsl(urlsplit(self.path).query, keep_blank_values=True)))
+            return
         index.note(seen)
         if index.user and credentials != f"{index.user}:{index.password}":
             self._send(401, b"who are you?\n", headers={"WWW-Authenticate": 'Basic realm="index"'})

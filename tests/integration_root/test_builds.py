@@ -161,9 +161,9 @@ def test_hashes_of_the_user_are_honoured_and_nothing_is_added():
             assert await value(bed, built) == 5
             failed = await bed.refused(f"dep==1.0 --hash=sha256:{'1' * 64}\n")
             assert "none of the hashes" in failed.message
-            with index.down():
-                again = await bed.build(lock)
-                assert again.environment == built.environment, "a lock that is known needs no index"
+            index.remote.set(indexes.ALL, Fault.NOT_FOUND)
+            again = await bed.build(lock)
+            assert again.environment == built.environment, "a lock that is known needs no index"
 
         run(scenario, index_url=index.url)
 
@@ -183,10 +183,10 @@ def test_an_index_that_fails_is_told_and_the_next_build_works(fault: Fault, wher
     with Index(packed("dep", "1.0")) as index:
 
         async def scenario(bed: Bed) -> None:
-            index.faults[where] = fault
+            index.remote.set(where, fault)
             failed = await bed.refused("dep")
             assert "dep" in failed.message and failed.hint, failed
-            index.faults.clear()
+            index.remote.set(where, None)
             await bed.build("dep")
 
         run(scenario, index_url=index.url)
@@ -275,7 +275,7 @@ def test_layers_are_kept_within_the_budget_and_given_up_on_request():
             # Two of 600 kB each may stay: that of the environment that is there, and the last used of the others.
             assert sorted(layer.label for layer in index_of.layers.values()) == ["big1==1", "big2==1"]
             await bed.build("big1")
-            assert index.downloads["big1-1-py3-none-any.whl"] == 1, "it was still there"
+            assert index.remote.downloads()["big1-1-py3-none-any.whl"] == 1, "it was still there"
             keep = protocol.Keep(codes=frozenset(), environments=frozenset({built[2].environment.id}))
             dry = await collect(bed, keep, dry_run=True)
             assert {(item.kind, item.label) for item in dry.items} == {
@@ -319,13 +319,13 @@ def test_a_cancelled_build_leaves_nothing_and_the_layer_can_be_made_again():
     with Index(packed("dep", "1.0")) as index:
 
         async def scenario(bed: Bed) -> None:
-            index.faults["dep-1.0-py3-none-any.whl"] = Fault.STALL
+            index.remote.set("dep-1.0-py3-none-any.whl", Fault.STALL)
             build = bed.start_build("dep")
             await bed.until(lambda: [m for m in bed.told(protocol.BuildProgress) if m.phase == "download"])
             bed.node.handle(protocol.CancelBuild(build=build), [])
             failed = await bed.built(build)
             assert isinstance(failed, protocol.BuildFailed) and failed.kind == "cancelled"
-            index.faults.clear()
+            index.remote.set("dep-1.0-py3-none-any.whl", None)
             await bed.build("dep")
 
         run(scenario, index_url=index.url)
@@ -350,3 +350,47 @@ def test_a_full_disk_is_told_and_loses_nothing():
             assert await value(bed, again) == 2
 
         on_small_disk(scenario, 24 << 20, index_url=index.url)
+
+
+# --- the index that this machine is configured with
+
+
+@in_node()
+async def test_a_function_with_requests_is_built_and_runs(bed: Bed):
+    await bed.zygote()
+    built = await bed.build(
+        "requests", {"main.py": "import requests\n\ndef main(p):\n    return requests.__cached__\n"}
+    )
+    assert built.environment is not None and built.environment.imports == ("requests",)
+    assert "urllib3" in {each.name for each in built.environment.distributions}
+    assert str(await value(bed, built)).startswith("/opt/env/requests/__pycache__/")
+    phases = list(dict.fromkeys(message.phase for message in bed.told(protocol.BuildProgress)))
+    assert phases == ["unpack", "resolve", "download", "install", "compile"]
+
+
+@pytest.mark.parametrize(
+    ("requirements", "words"),
+    [
+        ("requests==2.31.0\nurllib3==1.20", ("requests==2.31.0 depends on urllib3>=1.21.1,<3", "urllib3==1.20")),
+        ("no-such-package-of-pagurus", ("no-such-package-of-pagurus", "not found")),
+        ("requests==9999", ("no version of requests==9999",)),
+        ("git+https://example.test/a", ("repository",)),
+        ("./a", ("path",)),
+        ("a @ https://example.test/a-1-py3-none-any.whl", ("URL",)),
+    ],
+)
+def test_what_cannot_be_resolved_is_told_in_uv_s_words(requirements: str, words: tuple[str, ...]):
+    async def scenario(bed: Bed) -> None:
+        failed = await bed.refused(requirements)
+        assert failed.kind == "requirements" and failed.hint
+        assert all(word in failed.message for word in words), failed
+
+    run(scenario)
+
+
+def test_a_wheel_s_address_is_taken_where_the_node_allows_it():
+    async def scenario(bed: Bed) -> None:
+        failed = await bed.refused("dep @ https://127.0.0.1:1/dep-1.0-py3-none-any.whl#sha256=" + "0" * 64)
+        assert "is a URL" not in failed.message, "it is asked for, and refuses the connection"
+
+    run(scenario, url_requirements=True)
