@@ -8,6 +8,7 @@ import asyncio
 import csv
 import os
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -52,10 +53,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def executor() -> ProcessPoolExecutor:
     """Processes that install wheels: unpacking holds the interpreter's lock too long for threads."""
-    pool = ProcessPoolExecutor(max_workers=compiling.cores(), mp_context=get_context("fork"))
+    pool = ProcessPoolExecutor(
+        max_workers=compiling.cores(), mp_context=get_context("fork"), initializer=_die_with, initargs=(os.getpid(),)
+    )
     for _ in range(compiling.cores()):
         pool.submit(os.getpid)  # forks now, before there is an event loop and a session
     return pool
+
+
+def _die_with(parent: int) -> None:
+    """A builder that is killed outright takes its processes along."""
+    syscalls.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def run(request: Request, pool: Executor, reporter: Reporter, channel: Channel) -> None:
