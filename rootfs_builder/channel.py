@@ -12,9 +12,8 @@ from typing import TypeVar
 import msgspec
 
 from rootfs_builder.events import Reporter
-from rootfs_builder.locks import Locked
 from runtime.errors import BuildError
-from runtime.model import EnvironmentId
+from runtime.model import EnvironmentId, Locked
 
 REQUEST_BYTES_MAX = 4 << 20
 LOCK_BYTES_MAX = 4 << 20

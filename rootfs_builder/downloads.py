@@ -18,8 +18,8 @@ from urllib.request import url2pathname
 import aiohttp
 
 from rootfs_builder import trees
-from rootfs_builder.locks import Locked
 from runtime.errors import BuildError
+from runtime.model import Locked
 
 AT_ONCE = 6
 TRIES = 3

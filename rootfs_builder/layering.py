@@ -24,12 +24,11 @@ from rootfs_builder import compiling, downloads, environments, trees, uv, wheels
 from rootfs_builder.channel import Channel
 from rootfs_builder.environments import LayerFacts
 from rootfs_builder.events import Reporter
-from rootfs_builder.locks import Locked
 from rootfs_builder.requirements import normalised
 from rootfs_builder.suites import Suite, suite_of
 from runtime import syscalls
 from runtime.errors import BuildError
-from runtime.model import Distribution, LayerId, RuntimeName, layer_id
+from runtime.model import Distribution, LayerId, Locked, RuntimeName, layer_id
 
 TREE, FACTS = "fs", "layer.json"  # of one layer
 _DEPTH = 2  # ID/fs/ above the paths that sandboxes see

@@ -18,25 +18,10 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from rootfs_builder.requirements import Requirement, normalised
 from rootfs_builder.suites import Suite
 from runtime.errors import BuildError
-from runtime.model import DIGEST_PATTERN
+from runtime.model import DIGEST_PATTERN, Locked
 
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # PEP 600
 _SDIST_SUFFIXES = (".tar.gz", ".zip")
-
-
-class Locked(msgspec.Struct, frozen=True, kw_only=True):
-    """One distribution of a lock and the file it is installed from. `size`: bytes, or 0 when the index tells none.
-
-    url: from the index; it never holds a password. is_source: an sdist, to be built first.
-    """
-
-    name: str
-    version: str
-    filename: str
-    url: str
-    sha256: str
-    size: int = 0
-    is_source: bool = False
 
 
 def from_pylock(

@@ -11,10 +11,10 @@ from pathlib import Path
 from rootfs_builder import locks, requirements
 from rootfs_builder.channel import Channel
 from rootfs_builder.events import Reporter
-from rootfs_builder.locks import Locked
 from rootfs_builder.requirements import Requirement
 from rootfs_builder.suites import Suite
 from rootfs_builder.uv import NeedsSourceError, Uv
+from runtime.model import Locked
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,22 +16,10 @@ import msgspec
 from runtime import build_box
 from runtime.builder_process import BuilderProcess
 from runtime.errors import BuildError
-from runtime.model import DIGEST_PATTERN, LayerId, RuntimeName, layer_id
+from runtime.model import DIGEST_PATTERN, LayerId, Locked, RuntimeName, layer_id
 from runtime.parts import Parts
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """One distribution as the builder has locked it (rootfs_builder.locks.Locked): passed on, but for its hash."""
-
-    name: str
-    version: str
-    filename: str
-    url: str
-    sha256: str
-    size: int = 0
-    is_source: bool = False
 
 
 class LayerBuilds:
@@ -54,7 +42,7 @@ class LayerBuilds:
             layers.trim()
             await build.aclose()
 
-    def pin(self, build: "LayerBuild", wanted: Iterable[Wanted]) -> None:
+    def pin(self, build: "LayerBuild", wanted: Iterable[Locked]) -> None:
         """From now on the layers of these are kept, until the build ends."""
         build.layers = [layer_id(build.runtime, one.sha256) for one in wanted]
         self._parts.layers.pinned.update(build.layers)
@@ -80,7 +68,7 @@ class LayerBuild:
             self._count += 1
             self._process = await BuilderProcess.start(self._parts, "layers", f"{self._name}-layers-{self._count}")
 
-    async def make(self, wanted: Sequence[Wanted], progress: Progress) -> None:
+    async def make(self, wanted: Sequence[Locked], progress: Progress) -> None:
         """Return when all layers are there. Raises BuildError."""
         while missing := {
             layer: one
@@ -93,7 +81,7 @@ class LayerBuild:
             else:
                 await self._making[next(iter(missing))].wait()
 
-    async def _make_mine(self, mine: dict[LayerId, Wanted], progress: Progress) -> None:
+    async def _make_mine(self, mine: dict[LayerId, Locked], progress: Progress) -> None:
         for layer in mine:
             self._making[layer] = asyncio.Event()
         try:
@@ -111,7 +99,7 @@ class LayerBuild:
             for layer in mine:
                 self._making.pop(layer).set()
 
-    async def _converse(self, process: BuilderProcess, wanted: list[Wanted], progress: Progress) -> None:
+    async def _converse(self, process: BuilderProcess, wanted: list[Locked], progress: Progress) -> None:
         settings = self._parts.settings
         await process.request(
             {
@@ -135,7 +123,7 @@ class LayerBuild:
                 for name in ("install", "compile"):
                     self.phases_ms[name] = self.phases_ms.get(name, 0.0) + float(event[f"{name}_ms"])
 
-    async def _build(self, process: BuilderProcess, sources: list[Wanted], progress: Progress) -> None:
+    async def _build(self, process: BuilderProcess, sources: list[Locked], progress: Progress) -> None:
         """Build sdists that it has fetched, one after another: a box has all cores."""
         for number, one in enumerate(sources):
 
@@ -173,10 +161,10 @@ def memory_file(content: bytes) -> Iterator[int]:
         os.close(fd)
 
 
-def checked(entry: object) -> Wanted:
+def checked(entry: object) -> Locked:
     """One distribution of a builder's question. Raises BuildError."""
     try:
-        wanted = msgspec.convert(entry, Wanted)
+        wanted = msgspec.convert(entry, Locked)
     except msgspec.ValidationError as error:
         raise BuildError("internal", f"the builder wants what cannot be: {error}") from error
     if not DIGEST_PATTERN.fullmatch(wanted.sha256):

@@ -140,6 +140,7 @@ class Layers:
         has_facts = facts.is_file() and not facts.is_symlink() and facts.stat().st_size <= FACTS_BYTES_MAX
         if not has_facts or not all(_is_folder(path) for path in (staged.parent, staged, staged / "fs")):
             raise BuildError("internal", f"layer {layer[:12]} is not as the builder should have made it")
+        _read_facts(staged)
         self._adopt(staged, self._root / "layers" / layer)
         self._index_layer(layer)
 
@@ -239,9 +240,9 @@ class Layers:
     def _index_layer(self, layer: LayerId) -> None:
         path = self._root / "layers" / layer
         try:
-            facts = msgspec.json.decode((path / FACTS).read_bytes(), type=_Facts)
-        except (OSError, msgspec.DecodeError) as error:
-            log.warning("layer %s cannot be read: %s", layer[:12], error)
+            facts = _read_facts(path)
+        except BuildError as error:
+            log.warning("%s", error)
             return
         label = f"{facts.distribution.name}=={facts.distribution.version}"
         self.index.layers[layer] = StoredLayer(label, facts.size_bytes, path.stat().st_mtime)
@@ -308,3 +309,10 @@ class Layers:
 def _is_folder(path: Path) -> bool:
     """Whether it is one itself: what root does to a link is done to what the builder chose."""
     return path.is_dir() and not path.is_symlink()
+
+
+def _read_facts(layer: Path) -> _Facts:
+    try:
+        return msgspec.json.decode((layer / FACTS).read_bytes(), type=_Facts)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BuildError("internal", f"layer {layer.name[:12]} cannot be read: {error}") from error

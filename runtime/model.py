@@ -76,6 +76,21 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     imports: tuple[str, ...] = ()
 
 
+class Locked(msgspec.Struct, frozen=True, kw_only=True):
+    """One distribution of a lock and the file it is installed from. `size`: bytes, or 0 when the index tells none.
+
+    url: from the index; it never holds a password. is_source: an sdist, to be built first.
+    """
+
+    name: str
+    version: str
+    filename: str
+    url: str
+    sha256: str
+    size: int = 0
+    is_source: bool = False
+
+
 class ImportCost(msgspec.Struct, frozen=True):
     """What importing one distribution took, without what it imports of others: wall clock and private memory."""
 

@@ -16,9 +16,8 @@ import pytest
 from rootfs_builder import build, environments, trees, uv
 from rootfs_builder.environments import LayerFacts
 from rootfs_builder.events import Reporter
-from rootfs_builder.locks import Locked
 from runtime.errors import BuildError
-from runtime.model import Distribution, EnvironmentId, EnvironmentManifest, RuntimeName, layer_id
+from runtime.model import Distribution, EnvironmentId, EnvironmentManifest, Locked, RuntimeName, layer_id
 
 SHA256 = "d" * 64
 PYLOCK = f"""

@@ -6,9 +6,9 @@ import platform
 import pytest
 
 from rootfs_builder import locks, requirements
-from rootfs_builder.locks import Locked
 from rootfs_builder.suites import Suite, suite_of
 from runtime.errors import BuildError
+from runtime.model import Locked
 
 ARCH = platform.machine()
 OTHER_ARCH = "aarch64" if ARCH == "x86_64" else "x86_64"
@@ -209,10 +209,15 @@ def test_of_the_files_that_fit_the_best_permitted_one_is_taken():
     assert one.filename == names[1]
 
 
-@pytest.mark.parametrize("allowed", [{"a": (f"sha256:{HASHES[1]}",)}, {"a": ()}, {"b": (f"sha256:{HASHES[0]}",)}, {}])
+@pytest.mark.parametrize("allowed", [{"a": (f"sha256:{HASHES[1]}",)}, {"a": ()}])
 def test_a_file_that_no_given_hash_is_of_is_refused(allowed: dict[str, tuple[str, ...]]):
     error = refused(package("a", "1", entry("a-1-py3-none-any.whl")), allowed)
     assert error.message.startswith("none of the hashes given for a==1 is that of a file")
+
+
+@pytest.mark.parametrize("allowed", [{"b": (f"sha256:{HASHES[0]}",)}, {}])
+def test_what_a_lock_of_the_user_lacks_is_not_added(allowed: dict[str, tuple[str, ...]]):
+    assert locks.from_pylock(package("a", "1", entry("a-1-py3-none-any.whl")), SUITE, allowed) == ()
 
 
 def test_hashes_of_one_package_on_several_lines_are_all_allowed():

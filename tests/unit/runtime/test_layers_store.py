@@ -1,6 +1,7 @@
 """What is stored where: adopting, discarding, clearing. With the caller as owner of all, and no child processes."""
 
 import getpass
+import json
 import os
 from pathlib import Path
 
@@ -35,13 +36,17 @@ def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layers:
     return found
 
 
+def facts_of(layer: str) -> str:
+    return json.dumps({"distribution": [layer[0], "1"], "size_bytes": 5})
+
+
 def staged(layers: Layers, name: str = "build-1") -> Path:
     staging = layers.make_staging(name)
     (staging / "code").mkdir()
     (staging / "code" / "main.py").write_text("")
     for layer in (LAYER, OTHER):
         (staging / "layers" / layer / "fs").mkdir(parents=True)
-        (staging / "layers" / layer / "layer.json").write_text(f'"{layer[0]}"')
+        (staging / "layers" / layer / "layer.json").write_text(facts_of(layer))
     return staging
 
 
@@ -88,7 +93,7 @@ def test_what_was_staged_is_adopted_under_its_id(layers: Layers):
     code, empty = layers.code_lowers(CODE)
     assert (code / "main.py").is_file() and empty.name == "empty" and mode(code) == 0o755
     assert layers.has_environment(ENV)
-    assert layers.has_layer(LAYER) and layers.facts(LAYER) == b'"a"'
+    assert layers.has_layer(LAYER) and layers.facts(LAYER) == facts_of(LAYER).encode()
     assert layers.manifest(ENV) == MANIFEST
     lowers = layers.environment_lowers([ENV, ENV])
     assert [path.parent.name[0] + path.name for path in lowers] == ["bfs", "afs", "sempty"]
