@@ -140,6 +140,10 @@ class Layers:
         has_facts = facts.is_file() and not facts.is_symlink() and facts.stat().st_size <= FACTS_BYTES_MAX
         if not has_facts or not all(_is_folder(path) for path in (staged.parent, staged, staged / "fs")):
             raise BuildError("internal", f"layer {layer[:12]} is not as the builder should have made it")
+        try:
+            msgspec.json.decode(facts.read_bytes(), type=_Facts)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BuildError("internal", f"layer {layer[:12]} is not as the builder should have made it") from error
         self._adopt(staged, self._root / "layers" / layer)
         self._index_layer(layer)
 
