@@ -1,7 +1,7 @@
 """Files of the package index: fetched several at a time, bounded, verified against their hashes. Builder.
 
-The addresses come from the index by way of uv. A password is sent to the index it belongs to and to nobody else;
-it never reaches a message.
+The addresses come from the index by way of uv. A password is sent to the index it belongs to (one of netrc: to its
+host) and to nobody else; it never reaches a message.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import aiohttp
 
-from rootfs_builder import trees
+from rootfs_builder import index_source, trees
 from runtime.errors import BuildError
 from runtime.model import Locked
 
@@ -40,7 +40,8 @@ class Downloads:
 
     def __init__(self, session: aiohttp.ClientSession, environ: Mapping[str, str], *, bytes_max: int) -> None:
         self._session = session
-        self._credentials = dict(credentials(environ))
+        self._environ = environ
+        self._authorizations = dict(_authorizations(environ))
         self._reads_files = any(url.startswith("file:") for url in _indexes(environ)) or "UV_FIND_LINKS" in environ
         self._left = bytes_max
         self._bytes_max = bytes_max
@@ -62,16 +63,21 @@ class Downloads:
 
     async def _try(self, locked: Locked, target: Path, tick: Callable[[], None]) -> None:
         digest, written = hashlib.sha256(), 0
-        with open(target, "wb", buffering=0) as file:
-            async for chunk in self._chunks(locked):
-                self._take(locked, len(chunk))
-                digest.update(chunk)
-                file.write(chunk)
-                written += len(chunk)
-                tick()
-        if digest.hexdigest() != locked.sha256:
-            if locked.size and written < locked.size:
+        try:
+            with open(target, "wb", buffering=0) as file:
+                async for chunk in self._chunks(locked):
+                    self._take(locked, len(chunk))
+                    written += len(chunk)
+                    digest.update(chunk)
+                    file.write(chunk)
+                    tick()
+            if digest.hexdigest() != locked.sha256 and locked.size and written < locked.size:
                 raise _AgainError(f"it ended after {written} of {locked.size} bytes")
+        except (_AgainError, aiohttp.ClientError, TimeoutError):
+            self._left += written  # the next try fetches it again
+            self.done_bytes -= written
+            raise
+        if digest.hexdigest() != locked.sha256:
             raise BuildError(
                 "install",
                 f"{locked.filename} has another hash than the lock: sha256:{digest.hexdigest()}",
@@ -92,9 +98,12 @@ class Downloads:
         parts = urlsplit(locked.url)
         if parts.scheme not in ("http", "https"):
             raise BuildError("install", f"the index names {locked.filename} at no http address")
-        auth = self._credentials.get(_origin(locked.url))
-        url = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
-        async with self._session.get(url, auth=auth, headers={"Accept-Encoding": "identity"}) as answer:
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
+        url, headers = bare.geturl(), {"Accept-Encoding": "identity"}
+        authorization = self._authorizations.get(index_source.origin(url))
+        if authorization := authorization or index_source.authorization_for(bare, self._environ):
+            headers["Authorization"] = authorization
+        async with self._session.get(url, headers=headers, proxy=_proxy_of(url)) as answer:
             if answer.status in _STATUS_AGAIN:
                 raise _AgainError(f"it answers {answer.status}")
             if answer.status != 200:
@@ -125,19 +134,19 @@ class Downloads:
 
 @asynccontextmanager
 async def opened(environ: Mapping[str, str], *, bytes_max: int) -> AsyncIterator[Downloads]:
-    """Downloads with a session of their own. Proxies are taken from the process's variables."""
+    """Downloads with a session of their own. Proxies are those of the process's variables."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=QUIET_S)
     connector = aiohttp.TCPConnector(limit=AT_ONCE)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=True) as session:
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         yield Downloads(session, environ, bytes_max=bytes_max)
 
 
-def credentials(environ: Mapping[str, str]) -> Iterable[tuple[tuple[str, str, int], aiohttp.BasicAuth]]:
-    """Names and passwords in the addresses of the indexes, by origin."""
+def _authorizations(environ: Mapping[str, str]) -> Iterable[tuple[index_source.Origin, str]]:
+    """What indexes want to hear, whose addresses hold names and passwords, by origin."""
     for url in _indexes(environ):
         parts = urlsplit(url)
         if parts.username or parts.password:
-            yield _origin(url), aiohttp.BasicAuth(unquote(parts.username or ""), unquote(parts.password or ""))
+            yield index_source.origin(url), index_source.authorization_for(parts, environ)
 
 
 def _indexes(environ: Mapping[str, str]) -> list[str]:
@@ -145,9 +154,11 @@ def _indexes(environ: Mapping[str, str]) -> list[str]:
     return [word.partition("=")[2] if "://" in word.partition("=")[2] else word for word in words]
 
 
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+def _proxy_of(url: str) -> str | None:
+    """The proxy to take, if it is one that aiohttp can speak to."""
+    proxy = index_source.proxy_of(url) or ""
+    proxy = proxy if "://" in proxy or not proxy else f"http://{proxy}"
+    return proxy if proxy.startswith("http://") else None
 
 
 def _failed(locked: Locked, why: object) -> BuildError:

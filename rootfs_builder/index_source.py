@@ -56,7 +56,7 @@ class IndexSource:
                 hint="set index_url, and extra_index_urls, to http or https URLs of package indexes",
             ) from None
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-        return cls(bare.rstrip("/"), _authorization(parts, environ))
+        return cls(bare.rstrip("/"), authorization_for(parts, environ))
 
     def headers(self, url: str) -> dict[str, str]:
         """What a request for this URL is to carry."""
@@ -80,7 +80,8 @@ def proxy_of(url: str) -> str | None:
     return found.get(scheme) or found.get("all") or None
 
 
-def _authorization(parts: SplitResult, environ: Mapping[str, str]) -> str:
+def authorization_for(parts: SplitResult, environ: Mapping[str, str]) -> str:
+    """The header's value for what a URL itself holds, else for its host's entry in netrc(5); or ''."""
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if not user and not password:
         user, password = _from_netrc(parts.hostname or "", environ)

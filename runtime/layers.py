@@ -314,5 +314,7 @@ def _is_folder(path: Path) -> bool:
 def _read_facts(layer: Path) -> _Facts:
     try:
         return msgspec.json.decode((layer / FACTS).read_bytes(), type=_Facts)
-    except (OSError, msgspec.DecodeError) as error:
-        raise BuildError("internal", f"layer {layer.name[:12]} cannot be read: {error}") from error
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BuildError(
+            "internal", f"layer {layer.name[:12]} is not as the builder should have made it: {error}"
+        ) from error

@@ -191,6 +191,13 @@ def test_any_wheel_that_fits_is_better_than_a_source():
     assert one.filename == "a-1-py30-none-any.whl" and not one.is_source
 
 
+@pytest.mark.parametrize("filename", ["../a-1.tar.gz", "/etc/a-1.tar.gz", ".a-1.tar.gz", "a-1\\n.tar.gz"])
+def test_a_source_whose_name_is_a_path_is_refused(filename: str):
+    text = package("a", "1", f'{{ name = "{filename}", {entry("x")[2:]}', kind="sdist")
+    with pytest.raises(BuildError, match="the index has a file named"):
+        locks.from_pylock(text, SUITE, takes_sources=True)
+
+
 def test_a_source_in_a_form_that_is_not_known_is_none():
     with pytest.raises(BuildError, match="has no wheel"):
         locks.from_pylock(source_only("a-1.tar.bz2"), SUITE, takes_sources=True)
@@ -209,15 +216,17 @@ def test_of_the_files_that_fit_the_best_permitted_one_is_taken():
     assert one.filename == names[1]
 
 
-@pytest.mark.parametrize("allowed", [{"a": (f"sha256:{HASHES[1]}",)}, {"a": ()}])
-def test_a_file_that_no_given_hash_is_of_is_refused(allowed: dict[str, tuple[str, ...]]):
-    error = refused(package("a", "1", entry("a-1-py3-none-any.whl")), allowed)
+@pytest.mark.parametrize("hashes", [(f"sha256:{HASHES[1]}",), (), (HASHES[0],)])
+def test_a_file_that_no_given_hash_is_of_is_refused(hashes: tuple[str, ...]):
+    error = refused(package("a", "1", entry("a-1-py3-none-any.whl")), {"a": hashes})
     assert error.message.startswith("none of the hashes given for a==1 is that of a file")
 
 
-@pytest.mark.parametrize("allowed", [{"b": (f"sha256:{HASHES[0]}",)}, {}])
-def test_what_a_lock_of_the_user_lacks_is_not_added(allowed: dict[str, tuple[str, ...]]):
-    assert locks.from_pylock(package("a", "1", entry("a-1-py3-none-any.whl")), SUITE, allowed) == ()
+def test_what_a_lock_of_the_user_lacks_is_not_added_to_it():
+    text = package("a", "1", entry("a-1-py3-none-any.whl")) + package("B_b", "1", entry("x.tar.gz"))
+    found = locks.from_pylock(text, SUITE, {"a": (f"sha256:{HASHES[0]}",)})
+    assert [one.name for one in found] == ["a"]
+    assert locks.from_pylock(text, SUITE, {}) == ()
 
 
 def test_hashes_of_one_package_on_several_lines_are_all_allowed():

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runtime.config import Settings
@@ -36,8 +37,8 @@ def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layers:
     return found
 
 
-def facts_of(layer: str) -> str:
-    return json.dumps({"distribution": [layer[0], "1"], "size_bytes": 5})
+def facts(name: str) -> str:
+    return json.dumps({"distribution": {"name": name, "version": "1"}, "size_bytes": 100, "files": {}})
 
 
 def staged(layers: Layers, name: str = "build-1") -> Path:
@@ -46,7 +47,7 @@ def staged(layers: Layers, name: str = "build-1") -> Path:
     (staging / "code" / "main.py").write_text("")
     for layer in (LAYER, OTHER):
         (staging / "layers" / layer / "fs").mkdir(parents=True)
-        (staging / "layers" / layer / "layer.json").write_text(facts_of(layer))
+        (staging / "layers" / layer / "layer.json").write_text(facts(layer[0]))
     return staging
 
 
@@ -93,11 +94,60 @@ def test_what_was_staged_is_adopted_under_its_id(layers: Layers):
     code, empty = layers.code_lowers(CODE)
     assert (code / "main.py").is_file() and empty.name == "empty" and mode(code) == 0o755
     assert layers.has_environment(ENV)
-    assert layers.has_layer(LAYER) and layers.facts(LAYER) == facts_of(LAYER).encode()
+    assert layers.has_layer(LAYER) and layers.facts(LAYER) == facts("a").encode()
     assert layers.manifest(ENV) == MANIFEST
     lowers = layers.environment_lowers([ENV, ENV])
     assert [path.parent.name[0] + path.name for path in lowers] == ["bfs", "afs", "sempty"]
     assert mode(lowers[0].parent) == 0o755
+
+
+def adopt_both(layers: Layers, name: str = "build-1") -> None:
+    for layer in (LAYER, OTHER):
+        layers.adopt_layer(staged(layers, f"{name}-{layer[0]}") / "layers" / layer, layer)
+
+
+def test_an_environment_is_there_as_long_as_all_its_layers_are(layers: Layers):
+    adopt_both(layers)
+    layers.put_environment(MANIFEST)
+    layers.drop_layer(LAYER)
+    assert not layers.has_environment(ENV) and not layers.has_layer(LAYER) and layers.has_layer(OTHER)
+    adopt_both(layers, "build-2")
+    layers.put_environment(MANIFEST)
+    assert layers.has_environment(ENV)
+    layers.drop_environment(ENV)
+    assert not layers.has_environment(ENV) and layers.has_layer(LAYER)
+
+
+def test_opening_again_knows_what_is_there(layers: Layers, tmp_path: Path):
+    adopt_both(layers)
+    layers.put_environment(MANIFEST)
+    (tmp_path / "state" / "environments" / ("d" * 64)).mkdir()
+    os.utime(tmp_path / "state" / "layers" / LAYER, (1000, 1000))
+    again = Layers(layers._settings)
+    again.open()
+    assert again.index.environments == layers.index.environments == {ENV: MANIFEST.layers}
+    assert {layer: one.label for layer, one in again.index.layers.items()} == {LAYER: "a==1", OTHER: "b==1"}
+    assert again.index.layers[LAYER].used_s == 1000
+    again.touch([LAYER, "c" * 64])
+    assert again.index.layers[LAYER].used_s > 1000
+    assert (tmp_path / "state" / "layers" / LAYER).stat().st_mtime > 1000
+
+
+def test_what_nothing_needs_is_given_up_for_the_budget_the_oldest_first(layers: Layers):
+    adopt_both(layers)
+    layers._settings = msgspec.structs.replace(layers._settings, store_bytes=150)
+    layers.index.layers[OTHER].used_s = 1.0
+    layers.put_environment(MANIFEST)
+    layers.trim()
+    assert layers.has_environment(ENV), "an environment needs its layers"
+    layers.drop_environment(ENV)
+    layers.pinned[OTHER] = 1
+    layers.trim()
+    assert layers.has_layer(OTHER) and not layers.has_layer(LAYER), "a build needs the older one"
+    adopt_both(layers, "build-2")
+    layers.pinned.clear()
+    layers.trim()
+    assert layers.has_layer(LAYER) and not layers.has_layer(OTHER)
 
 
 def test_a_union_has_each_layer_once_and_the_first_environment_s_order(layers: Layers):
@@ -127,20 +177,40 @@ def test_more_layers_than_an_overlay_can_have_are_refused(layers: Layers):
 def test_a_layer_that_a_builder_has_made_otherwise_is_not_adopted(layers: Layers, tmp_path: Path):
     staged_layers = staged(layers) / "layers"
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    facts, tree = staged_layers / LAYER / "layer.json", staged_layers / OTHER / "fs"
-    facts.unlink()
-    facts.symlink_to("/etc/hostname")
+    told, tree = staged_layers / LAYER / "layer.json", staged_layers / OTHER / "fs"
+    told.unlink()
+    told.symlink_to("/etc/hostname")
     tree.rmdir()
     tree.symlink_to(tmp_path / "elsewhere")
     for layer in (LAYER, OTHER):
         with pytest.raises(BuildError, match="is not as the builder should have made it"):
             layers.adopt_layer(staged_layers / layer, layer)
-    facts.unlink()
-    facts.touch()
-    os.truncate(facts, FACTS_BYTES_MAX + 1)
+    told.unlink()
+    told.touch()
+    os.truncate(told, FACTS_BYTES_MAX + 1)
     with pytest.raises(BuildError, match="is not as the builder should have made it"):
         layers.adopt_layer(staged_layers / LAYER, LAYER)
     assert not layers.has_layer(LAYER) and not layers.has_layer(OTHER)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"distribution": {"name": "\xff"}}',
+        '{"size_bytes": 1}',
+        "\xff",
+        '{"distribution": {}, "size_bytes": 1}',
+    ],
+)
+def test_a_layer_whose_facts_say_nothing_is_not_adopted(layers: Layers, text: str):
+    layer = staged(layers) / "layers" / LAYER
+    (layer / "layer.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BuildError, match="is not as the builder should have made it"):
+        layers.adopt_layer(layer, LAYER)
+    assert not layers.has_layer(LAYER)
 
 
 @pytest.mark.parametrize("link", ["layers", f"layers/{LAYER}", "code"])
