@@ -18,6 +18,7 @@ from runtime import box_proxy, box_results, box_root, file_names, syscalls
 from runtime.box_output import BoxOutput
 from runtime.box_proxy import BoxProxy
 from runtime.box_root import BoxRoot
+from runtime.config import Settings
 from runtime.errors import BuildError, StartError
 from runtime.file_names import Release
 from runtime.model import MIB, Limits, RuntimeName
@@ -201,7 +202,7 @@ async def _run_uv(
         os.close(writing)
     await made.end()
     await output.closed
-    _judge(ended, output, parts, root, what, is_out_of_memory=cgroup.oom_kills() > 0)
+    _judge(ended, output, parts.settings, root, what, is_out_of_memory=cgroup.oom_kills() > 0)
     return proxy, output
 
 
@@ -226,8 +227,10 @@ def _environ() -> dict[str, str]:
 
 def _tree(parts: Parts, root: BoxRoot) -> list[Attachment]:
     """Root, devices, /tmp and /dev/shm: the caller's to close."""
+    overlay = parts.overlays.clone(root.key, lambda: root.lowers)
+    parts.overlays.forget(root.key)  # boxes are rare, and an overlay that is kept would hold an old base
     return [
-        Attachment(parts.overlays.clone(root.key, lambda: root.lowers), "", "root"),
+        Attachment(overlay, "", "root"),
         Attachment(syscalls.open_tree(parts.devices), "dev", "devices"),
         Attachment(mounts.tmpfs(_SHM_BYTES), "dev/shm", "shm"),
         Attachment(mounts.tmpfs(parts.settings.sdist_memory_bytes // 4), "tmp", "tmp"),
@@ -235,15 +238,18 @@ def _tree(parts: Parts, root: BoxRoot) -> list[Attachment]:
 
 
 def _not_started(error: StartError, what: str) -> BuildError:
-    if "No space left on device" in error.message:
+    is_copy = error.phase.startswith("copy ")
+    if is_copy and "No space left on device" in error.message:
         return BuildError("limit", f"{what} is too large for a build box", hint="raise sdist_memory_bytes")
-    kind = "sdist" if error.phase.startswith("copy ") else "internal"
+    kind = "sdist" if is_copy else "internal"
     return BuildError(kind, f"{error.message} (step {error.phase})", hint=error.hint)
 
 
-def _judge(ended: Exit, output: BoxOutput, parts: Parts, root: BoxRoot, what: str, *, is_out_of_memory: bool) -> None:
+def _judge(
+    ended: Exit, output: BoxOutput, settings: Settings, root: BoxRoot, what: str, *, is_out_of_memory: bool
+) -> None:
     """Raise the BuildError for a program that did not end well."""
-    limit = parts.settings.sdist_memory_bytes
+    limit = settings.sdist_memory_bytes
     if output.is_flood:
         raise BuildError("limit", f"building {what} wrote too much output{_said(output.tail)}")
     if ended.exit_status == 0:

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from runtime import build_box
+from runtime import box_root, build_box
 from runtime.errors import BuildError
 from tests import leaks
 from tests.index_server import IndexServer
-from tests.node_bed import Bed, open_bed, run_in_child, state_directory
+from tests.node_bed import INSTALLED, Bed, open_bed, run_in_child, state_directory
 from tests.sdists import sdist
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -392,3 +392,45 @@ async def test_a_lock_that_build_code_has_forged_is_refused(boxes: Boxes) -> Non
         patch.setattr(build_box, "_take_lock", take_lock)
         with pytest.raises(BuildError, match="not from the index"):
             await boxes.resolve("top\n")
+
+
+EXTENSION = """
+    import subprocess, sysconfig
+
+    SOURCE = r'''
+    #include <Python.h>
+    static PyObject *answer(PyObject *self, PyObject *unused) { return PyLong_FromLong(42); }
+    static PyMethodDef methods[] = {{"answer", answer, METH_NOARGS, 0}, {0}};
+    static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "native", 0, -1, methods};
+    PyMODINIT_FUNC PyInit_native(void) { return PyModule_Create(&module); }
+    '''
+
+    def on_build(directory):
+        pathlib.Path("native.c").write_text(SOURCE)
+        built = "native" + sysconfig.get_config_var("EXT_SUFFIX")
+        include = "-I" + sysconfig.get_path("include")
+        cc = sysconfig.get_config_var("CC").split()
+        subprocess.run([*cc, "-shared", "-fPIC", include, "native.c", "-o", built], check=True)
+        import native
+        assert native.answer() == 42
+        FILES[built] = pathlib.Path(built).read_bytes()
+        return write_wheel(directory)
+"""
+
+
+@in_boxes()
+async def test_a_c_extension_is_built_with_the_toolchain(boxes: Boxes) -> None:
+    if not (INSTALLED / "rootfs" / f"{boxes.bed.runtime}-{box_root.TOOLCHAIN}").exists():
+        pytest.skip("no compilers for build boxes here: run scripts/setup --toolchain")
+    with zipfile.ZipFile(await boxes.build(sdist(EXTENSION))) as wheel:
+        (native,) = (name for name in wheel.namelist() if name.startswith("native"))
+        assert wheel.read(native).startswith(b"\x7fELF")
+
+
+@in_boxes()
+async def test_a_missing_compiler_is_told_with_what_to_run(boxes: Boxes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(box_root, "TOOLCHAIN", "absent")
+        error = await boxes.refused(sdist(EXTENSION))
+    assert "gcc" in error.message
+    assert error.hint.startswith("run scripts/setup --toolchain")
