@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import pwd
+import signal
 import socket
 import tempfile
+import time
 import tomllib
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +23,7 @@ from runtime import box_root, build_box
 from runtime.errors import BuildError
 from tests import leaks
 from tests.index_server import IndexServer
-from tests.node_bed import INSTALLED, Bed, open_bed, run_in_child, state_directory
+from tests.node_bed import INSTALLED, WAIT_S, Bed, open_bed, run_in_child, state_directory
 from tests.sdists import sdist
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -121,6 +123,13 @@ def in_boxes(**settings: Any) -> Callable[[Callable[[Boxes], Awaitable[None]]], 
         return test
 
     return decorate
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 @in_boxes()
@@ -341,6 +350,27 @@ async def test_a_cancelled_build_leaves_nothing(boxes: Boxes) -> None:
     building.cancel()
     with pytest.raises(asyncio.CancelledError):
         await building
+
+
+def test_a_box_does_not_outlive_a_pagurusd_that_is_killed() -> None:
+    async def live(scope: leaks.Scope) -> None:
+        async with boxes(scope, {}) as given:
+            given.index.silent.add("/simple/never/")
+            building = asyncio.create_task(given.build(sdist(build_requires=("never",))))
+            await given.bed.until(lambda: given.index.seen)
+            assert len(list(scope.processes())) >= 3, building  # init, uv, proxy
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with state_directory() as scope:
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                asyncio.run(live(scope))
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        wait_until(lambda: not any((path / "cgroup.procs").read_text() for path in scope.cgroups()))
+        for path in sorted(scope.cgroups(), key=lambda path: -len(path.parts)):
+            path.rmdir()  # as the next pagurusd would
 
 
 @in_boxes(sdists=False)

@@ -47,7 +47,7 @@ def judged(
     output = Output(tail, is_flood=is_flood)
     with pytest.raises(BuildError) as failed:
         build_box._judge(
-            ended or Exit(2, None), output, Settings(), root, "demo-1.0.tar.gz", is_out_of_memory=is_out_of_memory
+            ended or Exit(2, None), output, Settings(), root, "build demo-1.0.tar.gz", is_out_of_memory=is_out_of_memory
         )
     return failed.value
 
