@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     base = commands.add_parser("base", help="make the base rootfs of a runtime (as root)")
     base.add_argument("--runtime", required=True, help="for example python3.11")
     base.add_argument("--output", required=True, type=Path, help="directory of all base rootfs")
+    base.add_argument("--toolchain", action="store_true", help="with compilers, for build boxes")
     base.add_argument("--force", action="store_true", help="build also when there is one")
     commands.add_parser("build", help="build what the request on standard input, a socket, says")
     commands.add_parser("layers", help="make the layers that the request on standard input, a socket, names")
@@ -53,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
 def _base(options: argparse.Namespace, reporter: Reporter) -> None:
     from rootfs_builder import base
 
-    base.run(options.runtime, options.output, reporter, force=options.force)
+    variant = base.TOOLCHAIN if options.toolchain else ""
+    base.run(options.runtime, options.output, reporter, force=options.force, variant=variant)
 
 
 def _build(_: argparse.Namespace, reporter: Reporter) -> None:

@@ -1,6 +1,7 @@
 """Makes the base rootfs of a runtime: Debian's interpreter and libraries, once, read-only later. Runs as root.
 
-Layout: OUTPUT/RUNTIME-DIGEST12/{fs/,manifest.json}, and the symbolic link OUTPUT/RUNTIME to the one in use. A
+Layout: OUTPUT/RUNTIME-DIGEST12/{fs/,manifest.json}, and the symbolic link OUTPUT/RUNTIME to the one in use; with
+compilers, for build boxes, OUTPUT/RUNTIME-toolchain-DIGEST12 and the link OUTPUT/RUNTIME-toolchain. A
 new one is built in OUTPUT/.tmp-..., renamed, and the link swapped: whoever follows the link finds a whole rootfs.
 """
 
@@ -9,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +36,8 @@ INCLUDED = (
     "python3",
     "tzdata",
 )
+TOOLCHAIN = "toolchain"
+COMPILERS = ("g++", "gcc", "libc6-dev", "make", "pkg-config", "python3-dev")  # of the toolchain, beside INCLUDED
 DATE_EPOCH = "1577836800"  # 2020-01-01: any fixed date gives the same files
 LOCK_WAIT_S = 600.0
 LOCK_POLL_S = 0.2
@@ -54,13 +57,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     python_version: str
     disk_bytes: int = 0  # 0: made before this was noted
+    variant: str = ""  # TOOLCHAIN, or '' for what sandboxes see
     packages: tuple[dict[str, str], ...]
 
 
-def run(runtime: str, output: Path, reporter: Reporter, *, force: bool) -> None:
-    """Build the base rootfs of `runtime` below output unless there is one, and report it. Raises BuildError."""
+def run(runtime: str, output: Path, reporter: Reporter, *, force: bool, variant: str = "") -> None:
+    """Build the base rootfs of `runtime` below output unless there is one, and report it. Raises BuildError.
+
+    variant: TOOLCHAIN makes the one for build boxes instead.
+    """
     suite = suite_of(runtime)
-    link = output / runtime
+    link = output / _link_name(runtime, variant)
     if not force and (found := present(link, suite)) is not None:
         reporter.done(path=str(link.resolve()), digest=found.digest)
         return
@@ -74,7 +81,7 @@ def run(runtime: str, output: Path, reporter: Reporter, *, force: bool) -> None:
         work = Path(tempfile.mkdtemp(prefix=f".tmp-{runtime}-", dir=output))
         try:
             os.chmod(work, trees.DIRECTORY_MODE)  # apt's own user reads the package lists
-            manifest = _build(suite, work, reporter)
+            manifest = _build(suite, variant, work, reporter)
             place = _put_in_place(work, output, manifest)
         finally:
             _remove(work)
@@ -88,13 +95,18 @@ def present(link: Path, suite: Suite) -> Manifest | None:
         manifest = msgspec.json.decode((link / "manifest.json").read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError):
         return None
-    is_same = (manifest.runtime, manifest.suite) == (suite.runtime, suite.name)
+    is_same = (_link_name(manifest.runtime, manifest.variant), manifest.suite) == (link.name, suite.name)
     is_whole = (link / "fs/usr/bin" / suite.runtime).is_file()
     return manifest if is_same and is_whole and link.resolve().name == _directory_name(manifest) else None
 
 
-def bootstrap_command(suite: Suite, target: Path, scratch: Path, lines: list[str], options: list[str]) -> Command:
-    """mmdebstrap with the host's mirrors (`lines`; none: its default) and transport settings (`options`)."""
+def bootstrap_command(
+    suite: Suite, target: Path, scratch: Path, lines: list[str], options: list[str], *, more: Sequence[str] = ()
+) -> Command:
+    """mmdebstrap with the host's mirrors (`lines`; none: its default) and transport settings (`options`).
+
+    more: packages beside INCLUDED.
+    """
     environ = {name: value for name, value in os.environ.items() if name.lower() in _PROXIES}
     environ |= {"PATH": base_tree.SBIN_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", "TMPDIR": str(scratch)}
     environ["SOURCE_DATE_EPOCH"] = os.environ.get("SOURCE_DATE_EPOCH", DATE_EPOCH)
@@ -103,7 +115,7 @@ def bootstrap_command(suite: Suite, target: Path, scratch: Path, lines: list[str
     arguments = (
         *argv,
         *(f"--aptopt={setting}" for setting in settings),
-        f"--include={','.join((*INCLUDED, *suite.packages))}",
+        f"--include={','.join((*INCLUDED, *suite.packages, *more))}",
     )
     return Command((*arguments, suite.name, str(target), *lines), environ, directory=str(scratch))
 
@@ -116,10 +128,10 @@ def _check_host() -> None:
             raise BuildError("base", f"the program {program} is missing", hint=f"apt-get install {package}")
 
 
-def _build(suite: Suite, work: Path, reporter: Reporter) -> Manifest:
+def _build(suite: Suite, variant: str, work: Path, reporter: Reporter) -> Manifest:
     root, scratch = work / "fs", work / "scratch"
     scratch.mkdir(mode=trees.DIRECTORY_MODE)
-    _bootstrap(suite, root, scratch, reporter)
+    _bootstrap(suite, variant, root, scratch, reporter)
     packages = base_tree.packages(root)
     reporter.progress(PHASE, f"extracted {len(packages)} packages of {suite.name}", 0.55)
     base_tree.trim(root)
@@ -139,6 +151,7 @@ def _build(suite: Suite, work: Path, reporter: Reporter) -> Manifest:
         digest=base_tree.digest(root),
         python_version=version,
         disk_bytes=base_tree.disk_bytes(root),
+        variant=variant,
         packages=tuple(packages),
     )
     (work / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
@@ -147,11 +160,12 @@ def _build(suite: Suite, work: Path, reporter: Reporter) -> Manifest:
     return manifest
 
 
-def _bootstrap(suite: Suite, root: Path, scratch: Path, reporter: Reporter) -> None:
+def _bootstrap(suite: Suite, variant: str, root: Path, scratch: Path, reporter: Reporter) -> None:
     lines = mirrors.host_lines(suite.name)
     dump = run_child(Command(("apt-config", "dump"), {"PATH": base_tree.SBIN_PATH}))
     options = mirrors.transport_options(dump.output) if dump.status == 0 else []
-    command = bootstrap_command(suite, root, scratch, lines, options)
+    more = COMPILERS if variant == TOOLCHAIN else ()
+    command = bootstrap_command(suite, root, scratch, lines, options, more=more)
     said: list[str] = []
 
     def on_line(line: str) -> None:
@@ -197,7 +211,11 @@ def _put_in_place(work: Path, output: Path, manifest: Manifest) -> Path:
 
 
 def _directory_name(manifest: Manifest) -> str:
-    return f"{manifest.runtime}-{manifest.digest[:12]}"
+    return f"{_link_name(manifest.runtime, manifest.variant)}-{manifest.digest[:12]}"
+
+
+def _link_name(runtime: str, variant: str) -> str:
+    return f"{runtime}-{variant}" if variant else runtime
 
 
 def _swap(link: Path, target: str) -> None:

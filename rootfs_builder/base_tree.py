@@ -40,6 +40,7 @@ _LINKS = {
     "etc/localtime": "/usr/share/zoneinfo/Etc/UTC",
     "usr/lib/ssl/cert.pem": "/etc/ssl/certs/ca-certificates.crt",  # where OpenSSL looks first
 }
+_ALTERNATIVES = {"usr/bin/cc": "gcc", "usr/bin/c++": "g++"}  # that update-alternatives would have made
 _CERTIFICATES, _BUNDLE = "usr/share/ca-certificates", "etc/ssl/certs/ca-certificates.crt"
 
 
@@ -75,6 +76,9 @@ def configure(root: Path) -> None:
         _replace(root / name).write_bytes((root / source).read_bytes())
     for name, target in _LINKS.items():
         _replace(root / name).symlink_to(target)
+    for name, target in _ALTERNATIVES.items():
+        if (root / name).with_name(target).exists():
+            _replace(root / name).symlink_to(target)
     certificates = sorted((root / _CERTIFICATES).rglob("*.crt"))
     if not certificates:
         raise BuildError("base", "the package ca-certificates has no certificates")

@@ -22,6 +22,7 @@ from runtime.sandbox.children import Steps
 
 UV = "/opt/uv"
 WORK = "build"
+TOOLCHAIN = "toolchain"  # rootfs/RUNTIME-TOOLCHAIN, made by scripts/setup --toolchain
 _FORMAT = 1  # raise it when the layer below changes otherwise than with uv
 
 
@@ -38,7 +39,7 @@ async def prepare(parts: Parts, runtime: RuntimeName) -> BoxRoot:
     """The layers of a box's root, made where they are not there. Raises BuildError, StartError."""
     state = Path(parts.settings.state_dir)
     skeleton, base = parts.layers.root_lowers(runtime)
-    toolchain = (state / "rootfs/toolchain" / runtime / "fs").resolve()
+    toolchain = (state / "rootfs" / f"{runtime}-{TOOLCHAIN}" / "fs").resolve()
     has_toolchain = (toolchain.parent / "manifest.json").is_file()
     top = await _uv_layer(parts, state / "skeleton")
     lowers = (top, skeleton, toolchain if has_toolchain else base)

@@ -18,6 +18,7 @@ from runtime import box_proxy, box_results, box_root, file_names, syscalls
 from runtime.box_output import BoxOutput
 from runtime.box_proxy import BoxProxy
 from runtime.box_root import BoxRoot
+from runtime.config import Settings
 from runtime.errors import BuildError, StartError
 from runtime.file_names import Release
 from runtime.model import MIB, Limits, RuntimeName
@@ -34,6 +35,7 @@ WHEEL_BYTES_MAX = 256 * MIB
 LOCK_BYTES_MAX = 1 * MIB
 REQUIREMENTS_BYTES_MAX = 1 * MIB
 _SHM_BYTES = 64 * MIB
+_RESOLVING = "resolve the requirements"
 _REQUIREMENTS, _LOCK = "requirements.txt", "pylock.toml"
 _DATE_EPOCH = "1577836800"  # 2020-01-01: an archive's files have a date that does not depend on when it was built
 _NO_COMPILER = re.compile(
@@ -61,7 +63,7 @@ async def resolve(parts: Parts, runtime: RuntimeName, requirements: str, progres
     try:
         arguments = ("pip", "compile", "--format", "pylock.toml", "--no-header", "--no-annotate", "--output-file")
         argv = (*arguments, f"{box_results.OUT}/{_LOCK}", "--python", f"/usr/bin/{runtime}", _REQUIREMENTS)
-        async with _built(parts, runtime, InputFile(_REQUIREMENTS, given), argv, progress, "the requirements") as run:
+        async with _built(parts, runtime, InputFile(_REQUIREMENTS, given), argv, progress, _RESOLVING) as run:
             text = await _take_lock(parts, run)
             return ResolvedText(await run.proxy.mapped(text))
     finally:
@@ -97,7 +99,7 @@ async def build_wheel(
     with _opened(sdist) as given, _opened(into, directory=True) as folder:
         argv = ("build", "--wheel", "--no-sources", "--out-dir", box_results.OUT, "--python", f"/usr/bin/{runtime}")
         source = InputFile(filename, given, sha256)
-        async with _built(parts, runtime, source, (*argv, filename), progress, filename) as run:
+        async with _built(parts, runtime, source, (*argv, filename), progress, f"build {filename}") as run:
             target = box_results.file_in(folder, parts.settings.builder_user)
             try:
                 found = await box_results.take(
@@ -119,13 +121,13 @@ class _Run:
 
 @asynccontextmanager
 async def _built(
-    parts: Parts, runtime: RuntimeName, given: InputFile, argv: Sequence[str], progress: Progress, what: str
+    parts: Parts, runtime: RuntimeName, given: InputFile, argv: Sequence[str], progress: Progress, doing: str
 ) -> AsyncIterator[_Run]:
     """Run uv in a box of its own. On exit everything is gone. Raises BuildError."""
     if not parts.settings.sdists:
         raise BuildError(
             "sdist",
-            f"{what} cannot be built: this node takes wheels only",
+            f"cannot {doing}: this node takes wheels only",
             hint="choose a version that has a wheel, or set sdists = true",
         )
     root = await box_root.prepare(parts, runtime)
@@ -139,10 +141,10 @@ async def _built(
         timeout_s = parts.settings.sdist_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                proxy, output = await _run_uv(undo, parts, root, first_uid, work, given, argv, progress, what)
+                proxy, output = await _run_uv(undo, parts, root, first_uid, work, given, argv, progress, doing)
         except TimeoutError:
             raise BuildError(
-                "limit", f"building {what} took longer than sdist_timeout_s, {timeout_s:.0f} s", hint="raise it"
+                "limit", f"cannot {doing} within sdist_timeout_s, {timeout_s:.0f} s", hint="raise it"
             ) from None
         yield _Run(work, proxy, output.tail)
 
@@ -156,7 +158,7 @@ async def _run_uv(
     given: InputFile,
     argv: Sequence[str],
     progress: Progress,
-    what: str,
+    doing: str,
 ) -> tuple[BoxProxy, BoxOutput]:
     """Make the box and the proxy, run uv, end the box. The proxy lives until `undo` ends it."""
     from runtime.fork._spawn import confine
@@ -201,7 +203,7 @@ async def _run_uv(
         os.close(writing)
     await made.end()
     await output.closed
-    _judge(ended, output, parts, root, what, is_out_of_memory=cgroup.oom_kills() > 0)
+    _judge(ended, output, parts.settings, root, doing, is_out_of_memory=cgroup.oom_kills() > 0)
     return proxy, output
 
 
@@ -226,8 +228,10 @@ def _environ() -> dict[str, str]:
 
 def _tree(parts: Parts, root: BoxRoot) -> list[Attachment]:
     """Root, devices, /tmp and /dev/shm: the caller's to close."""
+    overlay = parts.overlays.clone(root.key, lambda: root.lowers)
+    parts.overlays.forget(root.key)  # boxes are rare, and an overlay that is kept would hold an old base
     return [
-        Attachment(parts.overlays.clone(root.key, lambda: root.lowers), "", "root"),
+        Attachment(overlay, "", "root"),
         Attachment(syscalls.open_tree(parts.devices), "dev", "devices"),
         Attachment(mounts.tmpfs(_SHM_BYTES), "dev/shm", "shm"),
         Attachment(mounts.tmpfs(parts.settings.sdist_memory_bytes // 4), "tmp", "tmp"),
@@ -235,30 +239,33 @@ def _tree(parts: Parts, root: BoxRoot) -> list[Attachment]:
 
 
 def _not_started(error: StartError, what: str) -> BuildError:
-    if "No space left on device" in error.message:
+    is_copy = error.phase.startswith("copy ")
+    if is_copy and "No space left on device" in error.message:
         return BuildError("limit", f"{what} is too large for a build box", hint="raise sdist_memory_bytes")
-    kind = "sdist" if error.phase.startswith("copy ") else "internal"
+    kind = "sdist" if is_copy else "internal"
     return BuildError(kind, f"{error.message} (step {error.phase})", hint=error.hint)
 
 
-def _judge(ended: Exit, output: BoxOutput, parts: Parts, root: BoxRoot, what: str, *, is_out_of_memory: bool) -> None:
+def _judge(
+    ended: Exit, output: BoxOutput, settings: Settings, root: BoxRoot, doing: str, *, is_out_of_memory: bool
+) -> None:
     """Raise the BuildError for a program that did not end well."""
-    limit = parts.settings.sdist_memory_bytes
+    limit = settings.sdist_memory_bytes
     if output.is_flood:
-        raise BuildError("limit", f"building {what} wrote too much output{_said(output.tail)}")
+        raise BuildError("limit", f"cannot {doing}: it wrote too much output{_said(output.tail)}")
     if ended.exit_status == 0:
         return
     if is_out_of_memory:
-        words = f"building {what} takes more than sdist_memory_bytes, {limit // MIB} MiB"
+        words = f"cannot {doing}: it takes more memory than sdist_memory_bytes, {limit // MIB} MiB"
         raise BuildError("limit", words + _said(output.tail), hint="raise sdist_memory_bytes")
     if "No space left on device" in output.tail:
-        words = f"building {what} takes more files than sdist_memory_bytes, {limit // MIB} MiB, allows"
+        words = f"cannot {doing}: its files take more than sdist_memory_bytes, {limit // MIB} MiB, allows"
         raise BuildError("limit", words + _said(output.tail), hint="raise sdist_memory_bytes")
     if ended.signal is not None and not output.tail:
-        raise BuildError("sdist", f"cannot build {what}: uv ended with {ended.describe()}")
+        raise BuildError("sdist", f"cannot {doing}: uv ended with {ended.describe()}")
     is_unresolved = "No solution found" in output.tail and "build" not in output.tail.lower()
     kind = "requirements" if is_unresolved else "sdist"
-    raise BuildError(kind, f"cannot build {what}{_said(output.tail)}", hint=_hint(output.tail, root))
+    raise BuildError(kind, f"cannot {doing}{_said(output.tail)}", hint=_hint(output.tail, root))
 
 
 def _hint(tail: str, root: BoxRoot) -> str:

@@ -18,7 +18,7 @@ RETRY_FOR_S = 5.0  # the kernel ends namespaces and cgroups after their last pro
 RETRY_EVERY_S = 0.02
 others: set[int] = set()  # pids of daemons that live on beside a test: they and their children are not its leaks
 SLOTS = 96  # ranges of uids for nodes that live at once
-_numbers = itertools.count()
+_numbers = itertools.count(os.getpid())  # so that two runs at once begin at different slots
 _taken: set[int] = set()  # slots of nodes that live: one may live as long as all tests together
 
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,7 @@ class Box:
             _copy_in(given, plan.work.fd)
         # O_PATH: after the change of uid this process is not dumpable, and opening the files directly is refused.
         namespaces = os.open("/proc/self/ns", os.O_PATH | os.O_CLOEXEC)
+        keeper = os.pidfd_open(parent)
         os.chdir("/")
         steps("unshare user")
         syscalls.unshare(CloneFlag.NEWUSER)
@@ -166,7 +168,7 @@ class Box:
             steps("clone init")
             pid = syscalls.clone_sibling()
             if pid == 0:
-                _or_report(end, steps, lambda: self._be_init(end, steps))
+                _or_report(end, steps, lambda: self._be_init(end, steps, keeper))
             rights = array.array("i", [listener.fileno()])
             end.sendmsg([json.dumps({"pid": pid}).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         steps("wait for the command")
@@ -180,11 +182,16 @@ class Box:
             _or_report(end, steps, lambda: self._be_program(end, steps, command, packet.descriptors[0]))
         end.send(json.dumps({"pid": pid}).encode())
 
-    def _be_init(self, end: socket.socket, steps: Steps) -> None:
-        """I, up to its exec. C has the same mount namespace: the root that is made here becomes C's too."""
+    def _be_init(self, end: socket.socket, steps: Steps, keeper: int) -> None:
+        """I, up to its exec. C has the same mount namespace: the root that is made here becomes C's too.
+
+        keeper: pidfd of pagurusd.
+        """
         plan = self._plan
         os.setsid()
         identity.die_with_parent()
+        if select.select([keeper], [], [], 0)[0]:  # it had died before: no signal comes, and getppid says 0 here
+            os._exit(children.EXIT_FAILED)
         steps("mount proc")
         proc = mounts.proc()
         tree = [*plan.tree, plan.work]

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import pwd
+import signal
 import socket
 import tempfile
+import time
 import tomllib
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from runtime import build_box
+from runtime import box_root, build_box
 from runtime.errors import BuildError
 from tests import leaks
 from tests.index_server import IndexServer
-from tests.node_bed import Bed, open_bed, run_in_child, state_directory
+from tests.node_bed import INSTALLED, WAIT_S, Bed, open_bed, run_in_child, state_directory
 from tests.sdists import sdist
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -121,6 +123,13 @@ def in_boxes(**settings: Any) -> Callable[[Callable[[Boxes], Awaitable[None]]], 
         return test
 
     return decorate
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 @in_boxes()
@@ -343,6 +352,27 @@ async def test_a_cancelled_build_leaves_nothing(boxes: Boxes) -> None:
         await building
 
 
+def test_a_box_does_not_outlive_a_pagurusd_that_is_killed() -> None:
+    async def live(scope: leaks.Scope) -> None:
+        async with boxes(scope, {}) as given:
+            given.index.silent.add("/simple/never/")
+            building = asyncio.create_task(given.build(sdist(build_requires=("never",))))
+            await given.bed.until(lambda: given.index.seen)
+            assert len(list(scope.processes())) >= 3, building  # init, uv, proxy
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with state_directory() as scope:
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                asyncio.run(live(scope))
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        wait_until(lambda: not any((path / "cgroup.procs").read_text() for path in scope.cgroups()))
+        for path in sorted(scope.cgroups(), key=lambda path: -len(path.parts)):
+            path.rmdir()  # as the next pagurusd would
+
+
 @in_boxes(sdists=False)
 async def test_a_node_can_refuse_to_build(boxes: Boxes) -> None:
     error = await boxes.refused(sdist())
@@ -392,3 +422,45 @@ async def test_a_lock_that_build_code_has_forged_is_refused(boxes: Boxes) -> Non
         patch.setattr(build_box, "_take_lock", take_lock)
         with pytest.raises(BuildError, match="not from the index"):
             await boxes.resolve("top\n")
+
+
+EXTENSION = """
+    import subprocess, sysconfig
+
+    SOURCE = r'''
+    #include <Python.h>
+    static PyObject *answer(PyObject *self, PyObject *unused) { return PyLong_FromLong(42); }
+    static PyMethodDef methods[] = {{"answer", answer, METH_NOARGS, 0}, {0}};
+    static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "native", 0, -1, methods};
+    PyMODINIT_FUNC PyInit_native(void) { return PyModule_Create(&module); }
+    '''
+
+    def on_build(directory):
+        pathlib.Path("native.c").write_text(SOURCE)
+        built = "native" + sysconfig.get_config_var("EXT_SUFFIX")
+        include = "-I" + sysconfig.get_path("include")
+        cc = sysconfig.get_config_var("CC").split()
+        subprocess.run([*cc, "-shared", "-fPIC", include, "native.c", "-o", built], check=True)
+        import native
+        assert native.answer() == 42
+        FILES[built] = pathlib.Path(built).read_bytes()
+        return write_wheel(directory)
+"""
+
+
+@in_boxes()
+async def test_a_c_extension_is_built_with_the_toolchain(boxes: Boxes) -> None:
+    if not (INSTALLED / "rootfs" / f"{boxes.bed.runtime}-{box_root.TOOLCHAIN}").exists():
+        pytest.skip("no compilers for build boxes here: run scripts/setup --toolchain")
+    with zipfile.ZipFile(await boxes.build(sdist(EXTENSION))) as wheel:
+        (native,) = (name for name in wheel.namelist() if name.startswith("native"))
+        assert wheel.read(native).startswith(b"\x7fELF")
+
+
+@in_boxes()
+async def test_a_missing_compiler_is_told_with_what_to_run(boxes: Boxes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(box_root, "TOOLCHAIN", "absent")
+        error = await boxes.refused(sdist(EXTENSION))
+    assert "gcc" in error.message
+    assert error.hint.startswith("run scripts/setup --toolchain")

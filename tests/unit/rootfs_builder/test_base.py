@@ -200,3 +200,28 @@ def test_mounts_below_a_tree_are_found(tmp_path: Path):
         f"1 0 0:1 / {place}/a rw - proc proc rw\n2 0 0:1 / {place}x rw - proc proc rw\n3 0 0:1 / / rw - ext4 x rw\n"
     )
     assert list(base_tree.mounts_below(tmp_path, mountinfo)) == [f"{place}/a"]
+
+
+def test_the_toolchain_is_another_rootfs_beside_the_runtime_s_own(tmp_path: Path):
+    rootfs(tmp_path)
+    assert base.present(tmp_path / "python3.11-toolchain", SUITE) is None
+    own = base.present(tmp_path / "python3.11", SUITE)
+    assert own is not None
+    manifest = msgspec.structs.replace(own, variant=base.TOOLCHAIN, digest="e" * 64)
+    place = tmp_path / "python3.11-toolchain-eeeeeeeeeeee"
+    (place / "fs/usr/bin").mkdir(parents=True)
+    (place / "fs/usr/bin/python3.11").write_text("")
+    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    (tmp_path / "python3.11-toolchain").symlink_to(place.name)
+    assert base.present(tmp_path / "python3.11-toolchain", SUITE) == manifest
+    (tmp_path / "python3.11").unlink()
+    (tmp_path / "python3.11").symlink_to(place.name)
+    assert base.present(tmp_path / "python3.11", SUITE) is None
+
+
+def test_the_toolchain_has_compilers_beside_what_a_base_has(tmp_path: Path):
+    plain = base.bootstrap_command(SUITE, tmp_path, tmp_path, [], []).argv
+    more = base.bootstrap_command(SUITE, tmp_path, tmp_path, [], [], more=base.COMPILERS).argv
+    (one,), (other,) = ([each for each in argv if each.startswith("--include=")] for argv in (plain, more))
+    assert other.removeprefix(one) == "," + ",".join(base.COMPILERS)
+    assert {"gcc", "g++", "libc6-dev", "python3-dev"} <= set(base.COMPILERS)
