@@ -20,11 +20,16 @@ def requirements_of(code: Path) -> str:
         return ""
     try:
         project = tomllib.loads(_read(code / PROJECT_FILE)).get("project", {})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BuildError("requirements", f"{PROJECT_FILE} cannot be read: {error}", hint="correct the file") from error
     if not isinstance(project, dict):
         raise BuildError("requirements", f"[project] in {PROJECT_FILE} is no table", hint="correct the file")
-    if "dependencies" in project.get("dynamic", ()):
+    dynamic = project.get("dynamic", [])
+    if not isinstance(dynamic, list):
+        raise BuildError(
+            "requirements", f"[project] dynamic in {PROJECT_FILE} is no list of names", hint="correct the file"
+        )
+    if "dependencies" in dynamic:
         raise BuildError(
             "requirements",
             f"{PROJECT_FILE} computes its dependencies",

@@ -86,6 +86,69 @@ def test_refusals_name_the_line_and_the_reason(line: str, word: str):
     assert caught.value.hint
 
 
+DIGEST = "d" * 64
+WHEEL = f"https://host.test/files/A_b-1-py3-none-any.whl#sha256={DIGEST}"
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "marker"),
+    [
+        (f"a-b @ {WHEEL}", "a-b", ""),
+        (f"A_b@{WHEEL}", "a-b", ""),
+        (f"a.b   @   {WHEEL} ; python_version   > '3'", "a-b", "python_version > '3'"),
+        (f"a-b @ {WHEEL}   # for now", "a-b", ""),
+    ],
+)
+def test_addresses_of_wheels_are_taken_where_the_operator_allows_them(line: str, name: str, marker: str):
+    (each,) = requirements.parse(line, allows_urls=True)
+    assert (each.name, each.marker, each.is_locked) == (name, marker, False)
+    assert WHEEL in requirements.input_text([each])
+    with pytest.raises(BuildError, match="is a URL") as caught:
+        requirements.parse(line)
+    assert "url_requirements" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("a @ https://host.test/a-1-py3-none-any.whl", "is a URL"),  # no hash
+        (f"a @ https://host.test/a-1-py3-none-any.whl#sha256={DIGEST[1:]}", "is a URL"),
+        (f"a @ https://host.test/a-1-py3-none-any.whl#md5={DIGEST}", "is a URL"),
+        (f"a @ https://host.test/a-1-py3-none-any.whl#sha256={DIGEST}&egg=b", "is a URL"),
+        (f"a @ http://host.test/a-1-py3-none-any.whl#sha256={DIGEST}", "is a URL"),
+        (f"a @ https://user:secret@host.test/a-1-py3-none-any.whl#sha256={DIGEST}", "is a URL"),
+        (f"a @ https://host.test/a-1.tar.gz#sha256={DIGEST}", "is a URL"),
+        (f"a @ https://host.test/a.whl;x#sha256={DIGEST}", "is a URL"),
+        (f"a @ file:///srv/a-1-py3-none-any.whl#sha256={DIGEST}", "is a URL"),
+        (f"a @ ftp://host.test/a-1-py3-none-any.whl#sha256={DIGEST}", "is a URL"),
+        (f"https://host.test/a-1-py3-none-any.whl#sha256={DIGEST}", "is a URL"),
+        (f"a @ https://host.test/a-1-py3-none-any.whl#sha256={DIGEST} --no-deps", "is a URL"),
+        ("a @ git+https://host.test/a", "is a repository"),
+        (f"a @ git+https://host.test/a.whl#sha256={DIGEST}", "is a repository"),
+        ("git+ssh://git@host.test/a", "is a repository"),
+        ("git@host.test:a/b", "is a repository"),
+        ("a @ hg+https://host.test/a", "is a repository"),
+        ("svn+https://host.test/a", "is a repository"),
+        ("bzr+https://host.test/a", "is a repository"),
+        ("a @ ../a", "is a URL"),
+        ("../a", "is a path"),
+        ("/srv/a", "is a path"),
+        ("./a-1-py3-none-any.whl", "is a path"),
+        ("-e ./a", "option -e"),
+    ],
+)
+def test_no_other_address_is_taken_even_where_they_are_allowed(line: str, word: str):
+    for allows_urls in (True, False):
+        with pytest.raises(BuildError) as caught:
+            requirements.parse(f"good\n{line}", allows_urls=allows_urls)
+        assert word in caught.value.message and "line 2" in caught.value.message and caught.value.hint
+
+
+def test_an_address_among_locked_requirements_is_not_locked():
+    with pytest.raises(BuildError, match="'b' is not pinned with a hash, but others are"):
+        requirements.parse(f"a==1 --hash={HASH_A}\nb @ {WHEEL}", allows_urls=True)
+
+
 def test_size_and_lines_are_limited():
     for text, word in (("#" * 65537, "65536"), ("a\n" * 501, "500")):
         with pytest.raises(BuildError, match=word):
@@ -112,13 +175,13 @@ def test_a_lock_has_one_form():
     assert requirements.lock_text(requirements.parse(wanted)) == wanted
 
 
-@given(st.text(max_size=200))
-def test_any_text_is_understood_or_refused(text: str):
+@given(st.text(max_size=200) | st.text(alphabet="ab @:/#=+.;-\\\n", max_size=60), st.booleans())
+def test_any_text_is_understood_or_refused(text: str, allows_urls: bool):
     try:
-        parsed = requirements.parse(text)
+        parsed = requirements.parse(text, allows_urls=allows_urls)
     except BuildError as error:
         assert error.kind == "requirements"
     else:
         for line in requirements.input_text(parsed).splitlines():
             assert line[0].isalnum()
-            assert "://" not in line
+            assert "://" not in line or allows_urls
