@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -34,7 +35,8 @@ class BuilderProcess:
         self._ours: socket.socket | None = None
         self._reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
         self._transport: asyncio.ReadTransport | None = None
-        self._ended: asyncio.Future[Any] | None = None
+        self._pid = -1
+        self._ended: asyncio.Future[Any] | None = None  # not done: the pid is its own, as it is not reaped
 
     @classmethod
     async def start(cls, parts: Parts, command: str, name: str, descriptors: tuple[int, ...] = ()) -> "BuilderProcess":
@@ -68,7 +70,7 @@ class BuilderProcess:
                 cgroup=self._cgroup,
                 directory=str(self.staging),
             )
-            self._ended = parts.reaper.expect(pid)
+            self._pid, self._ended = pid, parts.reaper.expect(pid)
         except BaseException:
             os.close(events_read)
             raise
@@ -117,12 +119,15 @@ class BuilderProcess:
 
     async def end(self) -> None:
         """Kill it with all its children, and wait until it is reaped. Idempotent."""
-        self._cgroup.kill()
         if self._transport is not None:
             self._transport.close()
+        if self._ended is not None and not self._ended.done():
+            os.kill(self._pid, signal.SIGKILL)  # it may not have joined its cgroup yet
+        self._cgroup.kill()
         if self._ended is not None:
             await self._ended
             self._ended = None
+            self._cgroup.kill()  # what it had forked meanwhile
 
     async def aclose(self) -> None:
         """End it and remove what is left of it."""
