@@ -421,12 +421,12 @@ def run_in_child(body: Callable[[], None]) -> None:
         logging.basicConfig(stream=log, force=True)
         try:
             body()
-        except pytest.skip.Exception as skip:
-            report = {"outcome": "skipped", "text": str(skip)}
         except BaseException as error:
             while isinstance(error, BaseExceptionGroup):  # of the node's TaskGroup
                 error = error.exceptions[0]
             report = {"outcome": "failed", "text": "".join(traceback.format_exception(error)) + log.getvalue()}
+            if isinstance(error, pytest.skip.Exception):
+                report = {"outcome": "skipped", "text": str(error)}
         os.write(memory, json.dumps(report).encode())
         os._exit(0)
     _, status = os.waitpid(pid, 0)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,21 +32,24 @@ def version(runtime: str) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def both() -> Iterator[dict[str, Path]]:
     """The folders of both bases: those that are installed, else made now."""
     if HOST not in SUITES:
         pytest.skip(f"no base rootfs for the host's {HOST}")
     found = {}
-    for name in SUITES:
-        output = INSTALLED / "rootfs"
-        if not (output / name / "manifest.json").is_file():
-            output = tmp_path_factory.mktemp("rootfs")
-            command = [sys.executable, "-P", "-m", "rootfs_builder", "base", "--runtime", name, "--output", str(output)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False)
-            if done.returncode != 0:
-                pytest.skip(f"cannot bootstrap {name}: {json.loads(done.stdout.splitlines()[-1])['message']}")
-        found[str(name)] = (output / name).resolve()
-    return found
+    with tempfile.TemporaryDirectory(prefix="pagurus-test-") as made:  # the builder passes through: not pytest's own
+        Path(made).chmod(0o755)
+        for name in SUITES:
+            output = INSTALLED / "rootfs"
+            if not (output / name / "manifest.json").is_file():
+                output = Path(made)
+                command = [sys.executable, "-P", "-m", "rootfs_builder", "base"]
+                command += ["--runtime", name, "--output", str(output)]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False)
+                if done.returncode != 0:
+                    pytest.skip(f"cannot bootstrap {name}: {json.loads(done.stdout.splitlines()[-1])['message']}")
+            found[str(name)] = (output / name).resolve()
+        yield found
 
 
 @contextlib.contextmanager
