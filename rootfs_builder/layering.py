@@ -151,7 +151,8 @@ async def _install_all(
         (layer / TREE).mkdir(mode=trees.DIRECTORY_MODE)
         left = request.environment_bytes - unpacked
         install = asyncio.get_running_loop().run_in_executor
-        unpacked += await install(pool, _install_one, path, layer / TREE, suite.runtime, left)
+        size = await install(pool, _install_one, path, layer / TREE, suite.runtime, left)
+        unpacked += size  # not in one statement with the await: it would add to what was there before
         finished += 1
         reporter.progress("install", f"installed {locked.name} {locked.version}", finished / count)
 

@@ -22,6 +22,18 @@ from runtime.sandbox.cgroup import Cgroup
 
 LINE_BYTES_MAX = 4 << 20
 _LIMITS = Limits(memory_bytes=2 << 30, pids=256, cpu_millis=100_000)
+# What each event holds at least. A builder handles hostile files, so it is believed no more than they are.
+_EVENTS: dict[str, dict[str, Any]] = {
+    "progress": {"phase": str, "message": str, "fraction": int | float | None},
+    "locked": {"environment": str},
+    "resolve": {"requirements": str},
+    "wanted": {"wanted": list},
+    "sources": {"sources": list},
+    "ready": {},
+    "mapped": {"text": str},
+    "failed": {"kind": str, "message": str},
+    "done": {},
+}
 
 
 class BuilderProcess:
@@ -98,23 +110,22 @@ class BuilderProcess:
             socket.send_fds(self._ours, [word.encode() + b"\n"], [] if descriptor is None else [descriptor])
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """What it says, `done` last. Raises BuildError when it says `failed`, or nothing more."""
+        """What it says, as _EVENTS has it, `done` last. Raises BuildError when it says `failed`, or nothing more."""
         while True:
             try:
                 line = await self._reader.readline()
-                event = json.loads(line) if line else None
-            except ValueError as error:
+                event = _event(line) if line else None
+            except (ValueError, RecursionError) as error:
                 raise BuildError("internal", f"the builder sent a line that cannot be read: {error}") from error
             if event is None:
                 if self._cgroup.oom_kills() > 0:
                     limit = f"{_LIMITS.memory_bytes >> 20} MiB"
                     raise BuildError("limit", f"the build needed more than {limit} of memory")
                 raise BuildError("internal", "the builder ended without a result", hint="see the log of pagurusd")
-            if event.get("event") == "failed":
-                hint = str(event.get("hint", ""))
-                raise BuildError(str(event["kind"]), str(event["message"])[:60_000], hint=hint)
+            if event["event"] == "failed":
+                raise BuildError(event["kind"], event["message"][:60_000], hint=str(event.get("hint", "")))
             yield event
-            if event.get("event") == "done":
+            if event["event"] == "done":
                 return
 
     async def end(self) -> None:
@@ -139,3 +150,14 @@ class BuilderProcess:
             self._cgroup.close()
             self._parts.bury(self._cgroup)
             self._parts.layers.discard_path(self.staging)
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """One line. Raises ValueError, RecursionError."""
+    event = json.loads(line)
+    if not isinstance(event, dict) or not isinstance(kind := event.get("event"), str) or kind not in _EVENTS:
+        raise ValueError("it is no event")
+    for name, type_ in _EVENTS[kind].items():
+        if not isinstance(event.get(name), type_):
+            raise ValueError(f"{kind} has no proper {name}")
+    return event

@@ -183,9 +183,9 @@ class _Build:
 
     def _adopt(self, done: dict[str, Any], process: BuilderProcess, layers: LayerBuild) -> BuildSucceeded:
         store = self._parts.layers
-        code = CodeId(_check_digest(str(done["code"])))
+        code = CodeId(_check_digest(str(done.get("code"))))
         if done.get("environment") is not None:
-            manifest = msgspec.convert(done["environment"], EnvironmentManifest)
+            manifest = _manifest(done["environment"])
             is_as_wanted = set(manifest.layers) == set(layers.layers)
             if manifest.environment.id != self._environment or not is_as_wanted:
                 raise BuildError("internal", "the builder made another environment than it had locked")
@@ -202,6 +202,13 @@ class _Build:
             lock=manifest_of.lock if manifest_of else "",
             phases_ms={name: spent_ms for name, spent_ms in phases_ms.items() if name != "adopted"},
         )
+
+
+def _manifest(value: object) -> EnvironmentManifest:
+    try:
+        return msgspec.convert(value, EnvironmentManifest)
+    except msgspec.ValidationError as error:
+        raise BuildError("internal", f"the builder sent a malformed environment: {error}") from error
 
 
 def _check_digest(text: str) -> str:

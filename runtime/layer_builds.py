@@ -44,6 +44,7 @@ class LayerBuilds:
 
     def pin(self, build: "LayerBuild", wanted: Iterable[Locked]) -> None:
         """From now on the layers of these are kept, until the build ends."""
+        self._parts.layers.pinned.subtract(build.layers)
         build.layers = [layer_id(build.runtime, one.sha256) for one in wanted]
         self._parts.layers.pinned.update(build.layers)
         self._parts.layers.touch(build.layers)
@@ -121,7 +122,9 @@ class LayerBuild:
                 process.answer("built")
             elif event["event"] == "done":
                 for name in ("install", "compile"):
-                    self.phases_ms[name] = self.phases_ms.get(name, 0.0) + float(event[f"{name}_ms"])
+                    spent_ms = event.get(f"{name}_ms")
+                    if isinstance(spent_ms, float):
+                        self.phases_ms[name] = self.phases_ms.get(name, 0.0) + spent_ms
 
     async def _build(self, process: BuilderProcess, sources: list[Locked], progress: Progress) -> None:
         """Build sdists that it has fetched, one after another: a box has all cores."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,15 +18,24 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def builder(*arguments: str, stdin: str = "") -> tuple[int, list[dict[str, object]]]:
     command = [sys.executable, "-m", "rootfs_builder", *arguments]
-    ended = subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, check=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(stdin.encode())
+        ours.shutdown(socket.SHUT_WR)
+        ended = subprocess.run(command, stdin=theirs, capture_output=True, text=True, cwd=ROOT, check=False)
     assert not ended.stderr
     return ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()]
 
 
-def test_a_request_that_cannot_be_read_fails():
-    for stdin in ("", "{}\n", '{"runtime": 1}\n'):
-        status, lines = builder("build", stdin=stdin)
-        assert (status, lines[-1]["event"], lines[-1]["kind"]) == (1, "failed", "internal")
+@pytest.mark.parametrize(("command", "stdin"), [("build", ""), ("build", "{}\n"), ("layers", '{"runtime": 1}\n')])
+def test_a_request_that_cannot_be_read_fails(command: str, stdin: str):
+    status, (line,) = builder(command, stdin=stdin)
+    assert (status, line["event"], line["kind"]) == (1, "failed", "internal")
+    assert "cannot read the request" in str(line["message"])
+
+
+def test_layers_that_nobody_wants_in_the_end_are_no_failure():
+    assert builder("layers") == (0, [])
 
 
 def test_an_unknown_runtime_fails_with_the_known_ones(tmp_path: Path):

@@ -30,19 +30,25 @@ RUNTIME = RuntimeName(f"python{sys.version_info[0]}.{sys.version_info[1]}")
 
 
 class Inline(Executor):
-    """A pool that does it at once; `breaks`: its process dies instead."""
+    """A pool that does it at once; `breaks`: its process dies instead. `together`: so many end at the same time."""
 
     def __init__(self) -> None:
         self.breaks = False
+        self.together = 1
+        self._done: list[tuple[Future[Any], Any]] = []
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **names: Any) -> Future[Any]:
         future: Future[Any] = Future()
         try:
             if self.breaks:
                 raise BrokenProcessPool
-            future.set_result(function(*arguments, **names))
+            self._done.append((future, function(*arguments, **names)))
         except BaseException as error:
             future.set_exception(error)
+        if len(self._done) >= self.together:
+            for each, result in self._done:
+                each.set_result(result)
+            self._done.clear()
         return future
 
 
@@ -241,7 +247,9 @@ def test_a_download_that_fails_fails_the_run_in_words(bench: Bench, fault: Fault
     assert words in bench.refused().message
 
 
-def test_packages_are_limited_together_and_each(bench: Bench):
+@pytest.mark.parametrize("together", [1, 2])
+def test_packages_are_limited_together(bench: Bench, together: int):
+    bench.pool.together = together
     bench.index.files |= packed("a", "1.0", {"a/x": b"x" * 6000})
     bench.index.files |= packed("b", "1.0", {"b/x": b"x" * 6000})
     error = bench.refused(environment_bytes=10_000)
