@@ -6,6 +6,7 @@ new one is built in OUTPUT/.tmp-..., renamed, and the link swapped: whoever foll
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -37,6 +38,7 @@ INCLUDED = (
     "tzdata",
 )
 TOOLCHAIN = "toolchain"
+FORMAT = 2  # raise it when the same packages give another tree
 COMPILERS = ("g++", "gcc", "libc6-dev", "make", "pkg-config", "python3-dev")  # of the toolchain, beside INCLUDED
 DATE_EPOCH = "1577836800"  # 2020-01-01: any fixed date gives the same files
 LOCK_WAIT_S = 600.0
@@ -58,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     python_version: str
     disk_bytes: int = 0  # 0: made before this was noted
     variant: str = ""  # TOOLCHAIN, or '' for what sandboxes see
+    recipe: str = ""  # how it was made: one of another recipe is made anew
     packages: tuple[dict[str, str], ...]
 
 
@@ -96,8 +99,16 @@ def present(link: Path, suite: Suite) -> Manifest | None:
     except (OSError, msgspec.DecodeError):
         return None
     is_same = (_link_name(manifest.runtime, manifest.variant), manifest.suite) == (link.name, suite.name)
+    is_same = is_same and manifest.recipe == recipe(suite, manifest.variant)
     is_whole = (link / "fs/usr/bin" / suite.runtime).is_file()
     return manifest if is_same and is_whole and link.resolve().name == _directory_name(manifest) else None
+
+
+def recipe(suite: Suite, variant: str) -> str:
+    """Names all that makes the content of a base but the packages' versions."""
+    more = COMPILERS if variant == TOOLCHAIN else ()
+    content = [FORMAT, suite.name, DATE_EPOCH, *sorted((*INCLUDED, *suite.packages, *more))]
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
 
 def bootstrap_command(
@@ -152,6 +163,7 @@ def _build(suite: Suite, variant: str, work: Path, reporter: Reporter) -> Manife
         python_version=version,
         disk_bytes=base_tree.disk_bytes(root),
         variant=variant,
+        recipe=recipe(suite, variant),
         packages=tuple(packages),
     )
     (work / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")

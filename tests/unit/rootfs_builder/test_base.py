@@ -17,7 +17,12 @@ SUITE = suite_of("python3.11")
 
 def rootfs(output: Path, digest: str = "d" * 64) -> base.Manifest:
     manifest = base.Manifest(
-        runtime="python3.11", suite="bookworm", digest=digest, python_version="3.11.2", packages=()
+        runtime="python3.11",
+        suite="bookworm",
+        digest=digest,
+        python_version="3.11.2",
+        recipe=base.recipe(SUITE, ""),
+        packages=(),
     )
     place = output / f"python3.11-{digest[:12]}"
     (place / "fs/usr/bin").mkdir(parents=True)
@@ -39,7 +44,7 @@ def test_one_that_is_there_is_taken_and_nothing_is_written(tmp_path: Path):
     assert events == [{"event": "done", "path": f"{tmp_path}/python3.11-dddddddddddd", "digest": "d" * 64}]
 
 
-@pytest.mark.parametrize("damage", ["manifest", "suite", "interpreter", "name", "link"])
+@pytest.mark.parametrize("damage", ["manifest", "suite", "recipe", "interpreter", "name", "link"])
 def test_one_that_is_not_whole_is_none(damage: str, tmp_path: Path):
     manifest = rootfs(tmp_path)
     place = tmp_path / "python3.11-dddddddddddd"
@@ -48,6 +53,9 @@ def test_one_that_is_not_whole_is_none(damage: str, tmp_path: Path):
         (place / "manifest.json").write_text("{")
     elif damage == "suite":
         changed = msgspec.structs.replace(manifest, suite="trixie")
+        (place / "manifest.json").write_bytes(msgspec.json.encode(changed))
+    elif damage == "recipe":
+        changed = msgspec.structs.replace(manifest, recipe="0" * 16)
         (place / "manifest.json").write_bytes(msgspec.json.encode(changed))
     elif damage == "interpreter":
         (place / "fs/usr/bin/python3.11").unlink()
@@ -207,7 +215,9 @@ def test_the_toolchain_is_another_rootfs_beside_the_runtime_s_own(tmp_path: Path
     assert base.present(tmp_path / "python3.11-toolchain", SUITE) is None
     own = base.present(tmp_path / "python3.11", SUITE)
     assert own is not None
-    manifest = msgspec.structs.replace(own, variant=base.TOOLCHAIN, digest="e" * 64)
+    manifest = msgspec.structs.replace(
+        own, variant=base.TOOLCHAIN, digest="e" * 64, recipe=base.recipe(SUITE, base.TOOLCHAIN)
+    )
     place = tmp_path / "python3.11-toolchain-eeeeeeeeeeee"
     (place / "fs/usr/bin").mkdir(parents=True)
     (place / "fs/usr/bin/python3.11").write_text("")
