@@ -5,21 +5,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from gateway.scheduler.policy import ZygoteSpec
 from runtime.model import Environment, EnvironmentId, RuntimeName, ZygoteId
 from runtime.protocol import StandbyTarget
 
 ENVIRONMENTS_PER_ZYGOTE_MAX = 200  # keeps EnsureZygote below protocol.MESSAGE_BYTES_MAX
-
-
-@dataclass(frozen=True, slots=True)
-class ZygoteSpec:
-    """One zygote as it should be. No environments: the base zygote of its runtime."""
-
-    id: ZygoteId
-    runtime: RuntimeName
-    environments: tuple[EnvironmentId, ...]
-    imports: tuple[str, ...]
-    standbys: tuple[StandbyTarget, ...]
 
 
 @dataclass(slots=True)

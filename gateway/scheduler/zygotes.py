@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.scheduler.plan import ZygoteSpec
+from gateway.scheduler.policy import ZygoteSpec
 from runtime.model import ZygoteId
 from runtime.protocol import DropZygote, EnsureZygote, ZygoteDied, ZygoteFailed, ZygoteReady
 

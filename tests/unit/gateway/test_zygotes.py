@@ -1,6 +1,6 @@
 """The way from the zygotes that are to those that should be."""
 
-from gateway.scheduler.plan import ZygoteSpec
+from gateway.scheduler.policy import ZygoteSpec
 from gateway.scheduler.zygotes import TRIES_MAX, Zygotes, ZygoteState
 from runtime.protocol import DropZygote, EnsureZygote, StandbyTarget, ZygoteDied, ZygoteFailed, ZygoteReady
 

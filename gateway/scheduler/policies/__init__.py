@@ -1,0 +1,1 @@
+"""The policies that a node can have, by name. Pure."""
