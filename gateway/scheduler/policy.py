@@ -130,6 +130,8 @@ class PolicySettings:
     similar_max: int = 40
     helped_max: int = 8
     inherits_last_use: bool = False
+    price_ms_per_mb_s: float = 0.12  # adaptive: start time that one megabyte, held for one second, must save
+    cold_weight: float = 50.0  # adaptive: how much worse a millisecond of a cold start is
     choice: str = "weighted"  # pagurus: who is helped: weighted (by misses, of the most similar), similar, random
 
 
