@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.scheduler.policy import ZygoteSpec
+from gateway.scheduler.unions import Union
 from runtime.model import Environment, EnvironmentId, RuntimeName, ZygoteId
 from runtime.protocol import StandbyTarget
 
@@ -13,19 +14,23 @@ ENVIRONMENTS_PER_ZYGOTE_MAX = 200  # keeps EnsureZygote below protocol.MESSAGE_B
 
 
 @dataclass(slots=True)
-class _Union:
+class _Packing:
     runtime: RuntimeName
     members: list[Environment] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
+    packages: Union = field(default_factory=Union)
 
     def takes(self, environment: Environment) -> bool:
         if environment.runtime != self.runtime or len(self.members) >= ENVIRONMENTS_PER_ZYGOTE_MAX:
             return False
-        return all(self.versions.get(one.name, one.version) == one.version for one in environment.distributions)
+        return self.packages.takes(_pins(environment))
 
     def add(self, environment: Environment) -> None:
         self.members.append(environment)
-        self.versions.update({one.name: one.version for one in environment.distributions})
+        self.packages.add(_pins(environment))
+
+
+def _pins(environment: Environment) -> dict[str, str]:
+    return {one.name: one.version for one in environment.distributions}
 
 
 def base_zygote_id(runtime: RuntimeName) -> ZygoteId:
@@ -54,19 +59,19 @@ def plan_zygotes(
         ZygoteSpec(base_zygote_id(runtime), runtime, (), (), (_target(None, standbys_per_zygote),))
         for runtime in runtimes
     ]
-    unions: list[_Union] = []
+    unions: list[_Packing] = []
     distinct = {environment.id: environment for environment in environments if environment.runtime in runtimes}
     for environment in sorted(distinct.values(), key=lambda one: (-len(one.distributions), one.id)):
         union = next((union for union in unions if union.takes(environment)), None)
         if union is None:
-            union = _Union(environment.runtime)
+            union = _Packing(environment.runtime)
             unions.append(union)
         union.add(environment)
     specs += [_package_spec(union, standbys_per_zygote) for union in unions]
     return specs[: max(zygotes_max, len(runtimes))]
 
 
-def _package_spec(union: _Union, standbys_per_zygote: int) -> ZygoteSpec:
+def _package_spec(union: _Packing, standbys_per_zygote: int) -> ZygoteSpec:
     ids = sorted(environment.id for environment in union.members)
     imports = sorted({name for environment in union.members for name in environment.imports})
     return ZygoteSpec(
