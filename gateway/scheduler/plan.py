@@ -38,10 +38,27 @@ def base_zygote_id(runtime: RuntimeName) -> ZygoteId:
     return ZygoteId(f"base-{runtime}")
 
 
-def package_zygote_id(runtime: RuntimeName, environments: Iterable[EnvironmentId]) -> ZygoteId:
-    """Id of the zygote with the union of `environments`: equal sets, equal ids."""
-    content = json.dumps([runtime, sorted(environments)])
-    return ZygoteId("z-" + hashlib.sha256(content.encode()).hexdigest()[:12])
+def package_zygote_id(
+    runtime: RuntimeName,
+    environments: Iterable[EnvironmentId],
+    *,
+    imports: Iterable[str] | None = None,
+    label: str = "",
+) -> ZygoteId:
+    """Id of the zygote with the union of `environments`: equal sets, equal ids.
+
+    imports: where they do not follow from the environments. label: keeps apart what is equal otherwise.
+    """
+    content: list[object] = [runtime, sorted(environments)]
+    if imports is not None or label:
+        content += [sorted(imports or ()), label]
+    return ZygoteId("z-" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12])
+
+
+def base_specs(runtimes: Sequence[RuntimeName], *, standbys: int = 0) -> list[ZygoteSpec]:
+    """The base zygotes of all runtimes; `standbys` of each are kept for functions without packages."""
+    targets = (standby_target(None, standbys),) if standbys > 0 else ()
+    return [ZygoteSpec(base_zygote_id(runtime), runtime, (), (), targets) for runtime in runtimes]
 
 
 def plan_zygotes(
@@ -55,10 +72,7 @@ def plan_zygotes(
 
     environments: those of all deployed functions. What does not fit under `zygotes_max` starts cold.
     """
-    specs = [
-        ZygoteSpec(base_zygote_id(runtime), runtime, (), (), (_target(None, standbys_per_zygote),))
-        for runtime in runtimes
-    ]
+    specs = base_specs(runtimes, standbys=standbys_per_zygote)
     unions: list[_Packing] = []
     distinct = {environment.id: environment for environment in environments if environment.runtime in runtimes}
     for environment in sorted(distinct.values(), key=lambda one: (-len(one.distributions), one.id)):
@@ -79,9 +93,9 @@ def _package_spec(union: _Packing, standbys_per_zygote: int) -> ZygoteSpec:
         union.runtime,
         tuple(ids),
         tuple(imports),
-        tuple(_target(environment, standbys_per_zygote) for environment in ids),
+        tuple(standby_target(environment, standbys_per_zygote) for environment in ids),
     )
 
 
-def _target(environment: EnvironmentId | None, count: int) -> StandbyTarget:
+def standby_target(environment: EnvironmentId | None, count: int) -> StandbyTarget:
     return StandbyTarget(environment=environment, count=count)
