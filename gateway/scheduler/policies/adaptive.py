@@ -34,7 +34,7 @@ HELPER_BYTES = 2_500_000  # private memory of an idle helper without code of its
 ZYGOTE_BYTES = 12_000_000  # of an interpreter that has imported nothing yet
 MEMORY_S = 3600.0  # how long arrivals count
 HORIZON_S = 60.0  # between plans
-QUIET_S = 0.5  # between plans of which each follows a change of the population
+QUIET_S = 0.2  # between plans of which each follows a change of the population
 STAY_MIN_S, STAY_MAX_S = 1.0, 600.0
 REPACK_SHARE = 0.8  # zygotes that would do are packed anew when that takes less than this of their memory
 KEEP_SHARE = 0.5  # what is held is dropped only below this share of what would make it be taken
@@ -147,7 +147,9 @@ class Adaptive(Policy):
         return min(self._plan_s, self._changed_s)
 
     def plan(self, now_s: float) -> Sequence[ZygoteSpec]:
-        self._changed_s, self._planned_s, self._plan_s = float("inf"), now_s, now_s + HORIZON_S
+        if self._changed_s is not None and self._changed_s <= now_s:
+            self._planned_s = now_s
+        self._changed_s, self._plan_s = float("inf"), now_s + HORIZON_S
         environments = self._environments()
         self._held = self._choose(environments, now_s)
         self._regroup([environments[one] for one in self._held])
