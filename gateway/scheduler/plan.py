@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.scheduler.policy import ZygoteSpec
-from gateway.scheduler.unions import Union
+from gateway.scheduler.unions import Pin, Union
 from runtime.model import Environment, EnvironmentId, RuntimeName, ZygoteId
 from runtime.protocol import StandbyTarget
 
@@ -29,8 +29,8 @@ class _Packing:
         self.packages.add(_pins(environment))
 
 
-def _pins(environment: Environment) -> dict[str, str]:
-    return {one.name: one.version for one in environment.distributions}
+def _pins(environment: Environment) -> list[Pin]:
+    return [(one.name, one.version) for one in environment.distributions]
 
 
 def base_zygote_id(runtime: RuntimeName) -> ZygoteId:

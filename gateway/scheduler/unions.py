@@ -1,7 +1,8 @@
 """Which sets of packages fit into one interpreter, and which of them are alike. Pure.
 
-A set of packages is a mapping from distribution to version: a process can import each distribution once, so a union
-holds exactly one version of each (the reference checks names and versions too, and then installs names only).
+A set of packages is one of pairs, distribution and version; a mapping's items are such a set. A process can import each
+distribution once, so a union holds exactly one version of each (the reference checks names and versions, too, and then
+installs names only).
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
-Pins = Mapping[str, str]  # distribution -> version
+Pin = tuple[str, str]  # distribution, version
 Name = TypeVar("Name", bound=str)
 
 
@@ -19,21 +20,22 @@ class Union:
 
     __slots__ = ("versions",)
 
-    def __init__(self, pins: Pins | None = None) -> None:
-        self.versions: dict[str, str] = dict(pins or {})
+    def __init__(self, pins: Iterable[Pin] = ()) -> None:
+        self.versions: dict[str, str] = {}
+        self.add(pins)
 
-    def takes(self, pins: Pins) -> bool:
+    def takes(self, pins: Iterable[Pin]) -> bool:
         """Whether all of `pins` can be added."""
         versions = self.versions
-        return all(versions.get(name, version) == version for name, version in pins.items())
+        return all(versions.get(name, version) == version for name, version in pins)
 
-    def add(self, pins: Pins) -> None:
+    def add(self, pins: Iterable[Pin]) -> None:
         """Add `pins`, which it must take."""
-        assert self.takes(pins), "a union with two versions of one distribution"
-        self.versions.update(pins)
+        for name, version in pins:
+            assert self.versions.setdefault(name, version) == version, f"two versions of {name} in one union"
 
 
-def cosine(own: AbstractSet[tuple[str, str]], other: AbstractSet[tuple[str, str]]) -> float:
+def cosine(own: AbstractSet[Pin], other: AbstractSet[Pin]) -> float:
     """Cosine of the angle between two 0/1 vectors of packages: |A and B| / sqrt(|A| |B|).
 
     A vector of zeros has no direction. As in the reference, to an owner without packages all others are equally
@@ -47,21 +49,21 @@ def cosine(own: AbstractSet[tuple[str, str]], other: AbstractSet[tuple[str, str]
     return len(own & other) / math.sqrt(len(own) * len(other))
 
 
-def most_similar(own: Pins, candidates: Mapping[Name, Pins], limit: int, *, salt: str = "") -> list[tuple[Name, float]]:
+def most_similar(
+    own: frozenset[Pin], candidates: Mapping[Name, frozenset[Pin]], limit: int, *, salt: str = ""
+) -> list[tuple[Name, float]]:
     """Up to `limit` candidates with their similarity to `own`, the most similar first, all of them in one union.
 
     Each is accepted unless it conflicts with `own` or with one before it. Among equally similar ones the order is by
     a hash of salt and name: the same for any order of `candidates`, another for each salt, so that zygotes of
     different owners help different functions.
     """
-    own_set = frozenset(own.items())
-    known: dict[frozenset[tuple[str, str]], float] = {}
+    known: dict[frozenset[Pin], float] = {}
     by_similarity: dict[float, list[Name]] = {}
     for name, pins in candidates.items():
-        pin_set = frozenset(pins.items())
-        similarity = known.get(pin_set)
+        similarity = known.get(pins)
         if similarity is None:
-            similarity = known[pin_set] = cosine(own_set, pin_set)
+            similarity = known[pins] = cosine(own, pins)
         by_similarity.setdefault(similarity, []).append(name)
     union = Union(own)
     chosen: list[tuple[Name, float]] = []
@@ -75,7 +77,7 @@ def most_similar(own: Pins, candidates: Mapping[Name, Pins], limit: int, *, salt
     return chosen
 
 
-def union_of(sets: Iterable[Pins]) -> Union:
+def union_of(sets: Iterable[Iterable[Pin]]) -> Union:
     """The union of sets that do not conflict."""
     union = Union()
     for pins in sets:
