@@ -1,6 +1,6 @@
 """What the pools decide: values that the fleet carries out. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime.errors import PagurusError
 from runtime.model import (
@@ -43,7 +43,7 @@ class Kill:
 
     sandbox: SandboxId
     reason: str
-    why: str = ""
+    why: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,7 @@ class Packed:
         self.members[model.environment] = model
         self.versions.update(model.distributions)
         for name in model.distributions:
-            cost = model.costs.get(name)
-            self.memory[name] = max(self.memory.get(name, 0), cost.memory_bytes if cost else 0)
+            self.memory[name] = max(self.memory.get(name, 0), model.cost(name).memory_bytes)
 
     def only(self, models: Mapping[EnvironmentId, FunctionModel]) -> "Packed":
         """The same with those members that are among `models`, as they are there."""

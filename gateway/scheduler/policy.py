@@ -22,6 +22,8 @@ from runtime.model import (
 )
 from runtime.protocol import StandbyTarget
 
+_UNUSED = ImportCost(0.0, 0)  # the check imported nothing of it
+_GUESS = ImportCost(20.0, 3_000_000)
 OWN_CODE = ""  # in FunctionModel.costs: the function's own code
 
 
@@ -42,15 +44,19 @@ class FunctionModel:
     costs: Mapping[str, ImportCost] = field(default_factory=dict)
     tenant: str = "default"
 
+    def cost(self, distribution: str) -> ImportCost:
+        """What importing one distribution takes; a guess where nothing was measured."""
+        return self.costs.get(distribution, _UNUSED if self.costs else _GUESS)
+
     @property
     def import_ms(self) -> float:
         """What a cold start spends on importing packages."""
-        return sum(cost.ms for name, cost in self.costs.items() if name != OWN_CODE)
+        return sum(self.cost(name).ms for name in self.distributions)
 
     @property
     def import_bytes(self) -> int:
         """Private memory of its imported packages."""
-        return sum(cost.memory_bytes for name, cost in self.costs.items() if name != OWN_CODE)
+        return sum(self.cost(name).memory_bytes for name in self.distributions)
 
 
 @dataclass(frozen=True, slots=True)

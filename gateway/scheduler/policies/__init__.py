@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from gateway.scheduler.policies.adaptive import Adaptive
 from gateway.scheduler.policies.keepalive import KeepAlive
 from gateway.scheduler.policies.prewarm import Prewarm
 from gateway.scheduler.policy import Policy, PolicySettings
 from runtime.errors import ConfigError
 from runtime.model import RuntimeName
 
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (KeepAlive, Prewarm)}
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Adaptive, KeepAlive, Prewarm)}
 
 
 def make(name: str, settings: PolicySettings, runtimes: Sequence[RuntimeName]) -> Policy:

@@ -29,12 +29,12 @@ from runtime.model import EnvironmentId, FunctionName, RuntimeName, StartKind, Z
 from runtime.protocol import StandbyTarget
 
 HELPED_MS = 3.0  # a helped start, with all that it makes others wait for
+COLD_MS = 10.0  # of a cold start beside the imports as they were measured: page faults, looking up files
 HELPER_BYTES = 2_500_000  # private memory of an idle helper without code of its own
 ZYGOTE_BYTES = 12_000_000  # of an interpreter that has imported nothing yet
 MEMORY_S = 3600.0  # how long arrivals count
 HORIZON_S = 60.0  # between plans
-QUIET_S = 0.5  # of the population before a plan, at most QUIET_MAX_S long
-QUIET_MAX_S = 3.0
+QUIET_S = 0.5  # between plans of which each follows a change of the population
 STAY_MIN_S, STAY_MAX_S = 1.0, 600.0
 REPACK_SHARE = 0.8  # zygotes that would do are packed anew when that takes less than this of their memory
 KEEP_SHARE = 0.5  # what is held is dropped only below this share of what would make it be taken
@@ -75,7 +75,7 @@ class Adaptive(Policy):
         self._groups: list[Packed] = []
         self._alone: set[EnvironmentId] = set()
         self._changed_s: float | None = None  # None: plan at once
-        self._first_change_s = 0.0
+        self._planned_s = float("-inf")
         self._plan_s = 0.0
 
     # --- what is told
@@ -147,8 +147,7 @@ class Adaptive(Policy):
         return min(self._plan_s, self._changed_s)
 
     def plan(self, now_s: float) -> Sequence[ZygoteSpec]:
-        self._changed_s = float("inf")
-        self._plan_s = now_s + HORIZON_S
+        self._changed_s, self._planned_s, self._plan_s = float("inf"), now_s, now_s + HORIZON_S
         environments = self._environments()
         self._held = self._choose(environments, now_s)
         self._regroup([environments[one] for one in self._held])
@@ -194,12 +193,9 @@ class Adaptive(Policy):
     # --- zygotes
 
     def _note_change(self, now_s: float) -> None:
-        """Plan soon, but not for each of many changes at once."""
-        if self._changed_s is None:
-            return
-        if self._changed_s == float("inf"):
-            self._first_change_s = now_s
-        self._changed_s = min(now_s + QUIET_S, self._first_change_s + QUIET_MAX_S)
+        """Plan now, but of many changes at once not for each."""
+        if self._changed_s is not None:
+            self._changed_s = min(self._changed_s, max(now_s, self._planned_s + QUIET_S))
 
     def _environments(self) -> dict[EnvironmentId, _Environment]:
         found: dict[EnvironmentId, _Environment] = {}
@@ -226,9 +222,8 @@ class Adaptive(Policy):
         for one in order:
             fresh_mb = 0.0
             for name, version in one.model.distributions.items():
-                cost = one.model.costs.get(name)
-                if cost is not None and (one.runtime, name, version) not in seen:
-                    fresh_mb += cost.memory_bytes / 1e6
+                if (one.runtime, name, version) not in seen:
+                    fresh_mb += one.model.cost(name).memory_bytes / 1e6
             price = self.settings.price_ms_per_mb_s * max(fresh_mb, 0.1)
             wanted = price * (KEEP_SHARE if one.id in self._held else 1.0)
             if values[one.id] < wanted or (used_mb + fresh_mb) * 1e6 > self.settings.memory_bytes:
@@ -245,7 +240,7 @@ class Adaptive(Policy):
             soon = known.gaps.within(HORIZON_S, now_s)
             per_s = max(known.starts.per_s(now_s), (soon or 0.0) / HORIZON_S)
             rate += min(per_s, max(known.arrivals.per_s(now_s), 1e-9)) if soon is None else per_s
-        return rate * one.model.import_ms * self.settings.cold_weight
+        return rate * (COLD_MS + one.model.import_ms) * self.settings.cold_weight
 
     def _regroup(self, held: Sequence[_Environment]) -> None:
         """Keep zygotes that would do; what is new gets one of its own, until packing all anew saves enough."""
