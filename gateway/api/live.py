@@ -10,9 +10,9 @@ from aiohttp import web
 from gateway.api import problems
 from gateway.api.invocations import check_name, iso_time
 from gateway.api.sandboxes import state_of
-from gateway.scheduler.policy import Policy
 from gateway.scheduler.pool import Pool
 from gateway.scheduler.pools import Pools
+from gateway.scheduler.sources import LiveZygote
 from gateway.scheduler.zygotes import ZygoteState
 from gateway.services import Services
 from gateway.store.records import Record
@@ -38,7 +38,6 @@ class LiveRoutes:
         pool = pool_of(pools, function.name)
         if pool is None:  # deleted while the records were read
             raise problems.problem("unknown-function", f"function {name} is not deployed")
-        policy = policy_of(pools)
         found = {
             "name": function.name,
             "version": function.version.id,
@@ -48,8 +47,8 @@ class LiveRoutes:
             "next_start": next_start(pool, pools),
             "zygotes": self._zygotes(pool),
             "last_starts": last_starts(records),
-            "policy": policy.name if policy else None,
-            "decisions": policy.explain(function.name, services.clock.monotonic_s()) if policy else {},
+            "policy": pools.policy.name,
+            "decisions": pools.policy.explain(function.name, services.clock.monotonic_s()),
         }
         return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
@@ -59,19 +58,19 @@ class LiveRoutes:
         best = next_start(pool, pools)
         rows = []
         for zygote in pools.sources.zygotes.values():
-            covers = pool.spec.environment in zygote.environments if pool.spec.environment else False
-            if zygote.runtime != pool.spec.runtime or (zygote.environments and not covers):
+            kind = kind_from(zygote, pool)
+            if kind is None:
                 continue
             entry = entries.get(zygote.id)
             spec = entry.spec if entry else None
-            kind = StartKind.HELPED if covers or pool.spec.environment is None else StartKind.COLD
             rows.append(
                 {
                     "id": zygote.id,
                     "state": entry.state if entry else ZygoteState.ENDING,
                     "kind": kind,
                     "is_preferred": best is not None and best["zygote"] == zygote.id,
-                    "is_meant": spec is not None and pool.spec.name in spec.functions,
+                    "is_meant": pool.spec.name in zygote.functions,
+                    "saves_ms": zygote.saves_ms.get(pool.spec.environment, 0.0) if pool.spec.environment else 0.0,
                     "owner": spec.owner if spec else None,
                     "why": spec.why if spec else "",
                     "standbys": sum(
@@ -84,15 +83,21 @@ class LiveRoutes:
         return rows
 
 
-def policy_of(pools: Pools) -> Policy | None:
-    """The policy that decides for the pools, if there is one."""
-    policy: Policy | None = getattr(pools, "policy", None)
-    return policy
-
-
 def pool_of(pools: Pools, name: FunctionName) -> Pool | None:
     """The pool of a function."""
     return pools._pools.get(name)
+
+
+def kind_from(zygote: LiveZygote, pool: Pool) -> StartKind | None:
+    """The kind of a start of the function from this zygote; None: it cannot start it."""
+    spec = pool.spec
+    if zygote.runtime != spec.runtime:
+        return None
+    if spec.environment is None:
+        return StartKind.HELPED if zygote.is_base else None
+    if spec.environment in zygote.environments:
+        return StartKind.HELPED
+    return StartKind.COLD if zygote.is_base or spec.environment in zygote.saves_ms else None
 
 
 def pool_counts(pool: Pool, pools: Pools) -> dict[str, int]:

@@ -10,10 +10,9 @@ from gateway.api import problems
 from gateway.api.invocations import check_name
 from gateway.api.node import node_status
 from gateway.evictions import Outcome
-from gateway.scheduler.plan import base_zygote_id
 from gateway.scheduler.pool import PooledSandbox, State
 from gateway.services import Services
-from runtime.model import SandboxId, StartKind
+from runtime.model import SandboxId
 
 _STATES = {State.ADOPTING: "starting", State.IDLE: "idle", State.LEASED: "busy", State.DYING: "dying"}
 
@@ -36,7 +35,7 @@ class SandboxRoutes:
                     "state": state_of(sandbox),
                     "function": sandbox.function,
                     "version": sandbox.version,
-                    "kind": self._kind(sandbox),
+                    "kind": sandbox.kind,
                     "zygote": sandbox.zygote,
                     "environment": None,
                 }
@@ -78,15 +77,6 @@ class SandboxRoutes:
         if name not in self._services.registry.functions:
             raise problems.problem("unknown-function", f"function {name} is not deployed")
         return _json({"ended": await self._services.evictions.evict_function(name)})
-
-    def _kind(self, sandbox: PooledSandbox) -> StartKind:
-        """How the sandbox came to be: only a base zygote lacks packages that a version may need."""
-        function = self._services.registry.functions.get(sandbox.function)
-        versions = function.versions if function else ()
-        version = next((one for one in versions if one.id == sandbox.version), None)
-        needs_packages = version is not None and version.environment is not None
-        is_of_base = version is not None and sandbox.zygote == base_zygote_id(version.runtime)
-        return StartKind.COLD if needs_packages and is_of_base else StartKind.HELPED
 
 
 def state_of(sandbox: PooledSandbox) -> str:

@@ -168,6 +168,7 @@ _FUNCTION_STATUS: Json = record(
             kind={"enum": list(StartKind)},
             is_preferred={"type": "boolean"},
             is_meant={"type": "boolean"},
+            saves_ms={"type": "number", "description": "of a cold start: imports that it has made already"},
             owner=_or_null(TEXT),
             why=TEXT,
             standbys=COUNT,
@@ -185,7 +186,7 @@ _FUNCTION_STATUS: Json = record(
         ),
         "description": "the newest by start kind, of the last 500 invocations",
     },
-    policy=_or_null(TEXT),
+    policy=TEXT,
     decisions={
         "type": "object",
         "description": "rates, service, thresholds, why the last decisions were taken, as the policy puts it",

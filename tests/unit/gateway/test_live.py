@@ -3,7 +3,6 @@
 import asyncio
 from pathlib import Path
 
-from gateway.api import live
 from gateway.scheduler.policy import Policy, PolicySettings, Stay
 from tests.unit.gateway.running import run, running, until
 
@@ -80,13 +79,12 @@ def test_what_starts_and_waits_is_counted(tmp_path: Path):
     run(scenario)
 
 
-def test_the_policy_says_why(tmp_path: Path, monkeypatch):
-    policy = TalkativePolicy(PolicySettings(), ())
-    monkeypatch.setattr(live, "policy_of", lambda pools: policy)
-
+def test_the_policy_says_why(tmp_path: Path):
     async def scenario() -> None:
         async with running(tmp_path) as gateway:
             await gateway.deploy("hello")
+            pools = gateway.gateway.services.fleet.pools
+            pools.policy = TalkativePolicy(PolicySettings(), pools.policy.runtimes)
             _, body, _ = await gateway.call("GET", "/v1/functions/hello/status")
             assert body["policy"] == "talkative"
             assert body["decisions"] == {"arrivals_per_s": 0.5, "why": "hello is idle", "has_time": True}
