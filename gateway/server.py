@@ -20,6 +20,7 @@ from aiohttp import web
 
 from gateway.api.app import make_server
 from gateway.builds import Builds
+from gateway.decision_log import DecisionLog
 from gateway.deploys import Deploys
 from gateway.evictions import Evictions
 from gateway.fleet import Fleet
@@ -126,7 +127,7 @@ class Gateway:
 
     def _wire(self, welcome: Welcome, settings: Settings, database: Database, records: RecordStore) -> Services:
         clock, send = self._clock, self._send
-        policy = make_policy(settings, [base.runtime for base in welcome.runtimes])
+        policy = DecisionLog(make_policy(settings, [base.runtime for base in welcome.runtimes]))
         fleet = Fleet(settings, policy, clock, self._loop, send, records.add, self._link.poll)
         evictions = Evictions(fleet)
         keeper = Keeper(clock, fleet, policy, send)

@@ -6,6 +6,7 @@ from gateway.api.functions import FunctionRoutes
 from gateway.api.garbage import GarbageRoutes
 from gateway.api.http import HostGuard, Route, Router, Server
 from gateway.api.invocations import InvocationRoutes
+from gateway.api.live import LiveRoutes
 from gateway.api.node import NodeRoutes
 from gateway.api.runtimes import RuntimeRoutes
 from gateway.api.sandboxes import SandboxRoutes
@@ -17,6 +18,7 @@ def make_router(services: Services, store_dir: Path) -> Router:
     """All routes; openapi.py describes each."""
     functions = FunctionRoutes(services, store_dir)
     invocations = InvocationRoutes(services)
+    live = LiveRoutes(services)
     node = NodeRoutes(services)
     runtimes = RuntimeRoutes(services)
     sandboxes = SandboxRoutes(services)
@@ -28,6 +30,7 @@ def make_router(services: Services, store_dir: Path) -> Router:
             Route("GET", "/v1/functions/{name}", functions.get),
             Route("PUT", "/v1/functions/{name}", functions.put),
             Route("DELETE", "/v1/functions/{name}", functions.delete),
+            Route("GET", "/v1/functions/{name}/status", live.get),
             Route("POST", "/v1/functions/{name}/invocations", invocations.invoke),
             Route("GET", "/v1/invocations", invocations.newest),
             Route("GET", "/v1/invocations/{id}", invocations.get),

@@ -111,6 +111,14 @@ _PATHS: Json = {
             parameters=[_NAME],
         ),
     },
+    "/v1/functions/{name}/status": {
+        "get": _operation(
+            "functionStatus",
+            "A function's pool, who can help it, its last starts, and why the policy decided what it did",
+            {"200": _answer("the live view", ref("FunctionStatus")), **_problems("unknown-function", "invalid-name")},
+            parameters=[_NAME],
+        )
+    },
     "/v1/functions/{name}/invocations": {"post": _POST},
     "/v1/invocations": {
         "get": _operation(

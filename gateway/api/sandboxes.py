@@ -10,7 +10,7 @@ from gateway.api import problems
 from gateway.api.invocations import check_name
 from gateway.api.node import node_status
 from gateway.evictions import Outcome
-from gateway.scheduler.pool import State
+from gateway.scheduler.pool import PooledSandbox, State
 from gateway.services import Services
 from runtime.model import SandboxId
 
@@ -32,9 +32,10 @@ class SandboxRoutes:
             rows.append(
                 {
                     "id": sandbox.id,
-                    "state": "frozen" if sandbox.frozen else _STATES[sandbox.state],
+                    "state": state_of(sandbox),
                     "function": sandbox.function,
                     "version": sandbox.version,
+                    "kind": sandbox.kind,
                     "zygote": sandbox.zygote,
                     "environment": None,
                 }
@@ -46,6 +47,7 @@ class SandboxRoutes:
                     "state": "standby",
                     "function": None,
                     "version": None,
+                    "kind": None,
                     "zygote": standby.zygote,
                     "environment": standby.environment,
                 }
@@ -75,6 +77,11 @@ class SandboxRoutes:
         if name not in self._services.registry.functions:
             raise problems.problem("unknown-function", f"function {name} is not deployed")
         return _json({"ended": await self._services.evictions.evict_function(name)})
+
+
+def state_of(sandbox: PooledSandbox) -> str:
+    """The state as the API calls it."""
+    return "frozen" if sandbox.frozen else _STATES[sandbox.state]
 
 
 def _json(value: object) -> web.Response:

@@ -126,6 +126,7 @@ _SANDBOX: Json = record(
     state={"enum": ["starting", "idle", "frozen", "busy", "dying", "standby"]},
     function=_or_null(TEXT),
     version=_or_null(TEXT),
+    kind={**_or_null({"enum": list(StartKind)}), "description": "how it came to be; of a standby null"},
     zygote=TEXT,
     environment=_or_null(TEXT),
     memory_bytes=_or_null(COUNT),
@@ -141,12 +142,55 @@ _ZYGOTE: Json = record(
     tries=COUNT,
     environments=_TEXTS,
     imports=_TEXTS,
-    functions=_TEXTS,
+    functions={**_TEXTS, "description": "that it can help: it mounts their environment"},
+    meant_for={**_TEXTS, "description": "functions that the policy made it for"},
+    owner={**_or_null(TEXT), "description": "the function whose idle sandbox it has replaced"},
+    why={"type": "string", "description": "the inputs of the decision to make it, for people"},
     standbys=COUNT,
     start_ms=_NUMBER,
     memory_bytes=COUNT,
     import_ms=_PHASES,
     failed_imports={"type": "object", "additionalProperties": TEXT},
+)
+
+_FUNCTION_STATUS: Json = record(
+    name=ref("FunctionName"),
+    version=_DIGEST,
+    runtime=ref("RuntimeName"),
+    environment=_or_null(_DIGEST),
+    pool={**_COUNTS, "description": "idle, frozen, busy, starting, dying, waiting, standbys"},
+    next_start=_or_null(record(kind={"enum": list(StartKind)}, zygote=TEXT, standby=_or_null(TEXT))),
+    zygotes={
+        "type": "array",
+        "items": record(
+            id=TEXT,
+            state={"enum": ["starting", "ready", "failed", "ending"]},
+            kind={"enum": list(StartKind)},
+            is_preferred={"type": "boolean"},
+            is_meant={"type": "boolean"},
+            saves_ms={"type": "number", "description": "of a cold start: imports that it has made already"},
+            owner=_or_null(TEXT),
+            why=TEXT,
+            standbys=COUNT,
+        ),
+        "description": "that can start it, the preferred one first",
+    },
+    last_starts={
+        "type": "object",
+        "additionalProperties": record(
+            invocation=TEXT,
+            started=_TIME,
+            status={"enum": ["succeeded", "failed"]},
+            duration_ms=_NUMBER,
+            phases_ms=_PHASES,
+        ),
+        "description": "the newest by start kind, of the last 500 invocations",
+    },
+    policy=TEXT,
+    decisions={
+        "type": "object",
+        "description": "rates, service, thresholds, why the last decisions were taken, as the policy puts it",
+    },
 )
 
 _STATUS: Json = record(
@@ -204,6 +248,7 @@ SCHEMAS: Json = {
     "Invocation": _INVOCATION,
     "Sandbox": _SANDBOX,
     "Zygote": _ZYGOTE,
+    "FunctionStatus": _FUNCTION_STATUS,
     "Status": _STATUS,
     "GarbageItem": record(
         kind={"enum": ["code", "environment", "layer", "rootfs"]},

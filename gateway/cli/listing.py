@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import click
 
-from gateway.cli import output
+from gateway.cli import output, tree
 from gateway.cli.client import Client, ProblemError, items
 
 
@@ -37,13 +37,21 @@ def _function_row(function: dict[str, Any]) -> list[str]:
 
 
 @click.command("ps")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--tree", "as_tree", is_flag=True, help="Show who came from whom: runtimes, zygotes, sandboxes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --tree nested.")
 @click.pass_obj
-def list_sandboxes(url: str, *, as_json: bool) -> None:
+def list_sandboxes(url: str, *, as_tree: bool, as_json: bool) -> None:
     """List the live sandboxes and zygotes."""
     client = Client(url)
     sandboxes = items(client.get("/v1/sandboxes"), "sandboxes")
     zygotes = items(client.get("/v1/zygotes"), "zygotes")
+    if as_tree:
+        trees = tree.forest(sandboxes, zygotes)
+        if as_json:
+            output.print_json({"runtimes": trees})
+        else:
+            click.echo("\n".join(tree.lines(trees)) or "no zygotes")
+        return
     if as_json:
         output.print_json({"sandboxes": sandboxes, "zygotes": zygotes})
         return

@@ -25,7 +25,7 @@ COMMANDS = {
     "rm": ("gateway.cli.listing", "remove", "Remove functions."),
     "gc": ("gateway.cli.gc", "collect", "Remove code and packages that no function needs."),
     "evict": ("gateway.cli.evict", "evict", "End idle sandboxes."),
-    "status": ("gateway.cli.status", "status", "Show the state of the node."),
+    "status": ("gateway.cli.status", "status", "Show the state of the node, or the live view of a function."),
     "runtimes": ("gateway.cli.runtimes", "runtimes", "List the Python versions of the node; add or remove one."),
     "logs": ("gateway.cli.logs", "logs", "Show what an invocation, or the last ones of a function, printed."),
     "doctor": ("gateway.cli.doctor", "doctor", "Check that this machine has what pagurusd needs."),

@@ -1,22 +1,32 @@
-"""`pagurus status`: what the node says of itself. Runs in `pagurus`."""
+"""`pagurus status`: what the node says of itself, or of one function. Runs in `pagurus`."""
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import click
 
-from gateway.cli import output
+from gateway.cli import live, output
 from gateway.cli.client import Client
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def status(url: str, *, as_json: bool) -> None:
-    """Show the state of the node."""
-    document = Client(url).get("/v1/status")
+def status(url: str, name: str | None, *, as_json: bool) -> None:
+    """Show the state of the node, or the live view of the function NAME.
+
+    The live view: its sandboxes by state and who waits for one; what a start would take now, and the zygotes that can
+    start it; its last start of each kind; and what the policy knows of it and why it decided what it did.
+    """
+    path = "/v1/status" if name is None else f"/v1/functions/{quote(name, safe='')}/status"
+    document = Client(url).get(path)
     if as_json or not isinstance(document, dict):
         output.print_json(document)
+        return
+    if name is not None:
+        live.show(document)
         return
     rows = list(_rows(document))
     width = max((len(name) for name, _ in rows), default=0)
