@@ -32,6 +32,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     requirements: str
     lock: str
     created_s: float
+    policy: str = ""
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
 
@@ -47,6 +48,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             distributions={one.name: one.version for one in environment.distributions} if environment else {},
             imports=environment.imports if environment else (),
             costs=self.import_costs,
+            policy=self.policy,
         )
 
     @property

@@ -54,6 +54,7 @@ class DeploySettings(msgspec.Struct, frozen=True, kw_only=True):
     requirements: str
     limits: Limits
     environ: dict[str, str]
+    policy: str = ""
 
 
 class Deploys:
@@ -105,6 +106,7 @@ class Deploys:
                 handler=settings.handler,
                 limits=settings.limits,
                 environ=settings.environ,
+                policy=settings.policy,
             ),
             code=built.code,
             environment=environment,
@@ -115,6 +117,7 @@ class Deploys:
             requirements=settings.requirements,
             lock=built.lock,
             created_s=self._clock.wall_s(),
+            policy=settings.policy,
             conflicts=built.conflicts,
         )
         phases_ms = dict(built.phases_ms)

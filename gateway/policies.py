@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from gateway.scheduler import policies
+from gateway.scheduler.policies.per_function import PerFunction
 from gateway.scheduler.policy import Policy, PolicySettings
 from runtime.config import Settings
 from runtime.errors import ConfigError
@@ -29,4 +30,4 @@ def make_policy(settings: Settings, runtimes: Sequence[RuntimeName]) -> Policy:
         options = msgspec.convert({**values, **settings.policy_options}, PolicySettings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"bad policy_options: {error}", hint="see docs/configuration.md") from error
-    return policies.make(settings.policy, options, runtimes)
+    return PerFunction(options, runtimes, settings.policy, lambda name: policies.make(name, options, runtimes))

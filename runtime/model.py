@@ -144,7 +144,9 @@ def version_id(
     handler: str,
     limits: Limits,
     environ: dict[str, str],
+    policy: str = "",
 ) -> VersionId:
-    """Digest of everything that changes how a function runs; equal inputs, equal id."""
+    """Digest of everything that changes how a function runs or is kept; equal inputs, equal id."""
     settings = [code, environment, runtime, handler, msgspec.to_builtins(limits), sorted(environ.items())]
+    settings += [policy] if policy else []
     return VersionId(hashlib.sha256(msgspec.json.encode(settings)).hexdigest())

@@ -13,6 +13,7 @@ from gateway.api.problems import ProblemError, problem
 from gateway.deploys import DeploySettings
 from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
+from gateway.scheduler.policies import POLICIES
 from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
 
 BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
@@ -52,6 +53,7 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     requirements: str | None = None
     limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
     environ: dict[str, str] = {}
+    policy: str = ""
 
 
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
@@ -141,12 +143,19 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         requirements=requirements,
         limits=_limits(found.limits),
         environ=_environ(found.environ),
+        policy=_policy(found.policy),
     )
 
 
 def runtime_problem(error: UnknownRuntimeError) -> ProblemError:
     """A deploy's setting names a runtime that is not there."""
     return ProblemError(Failure(word="invalid-settings", detail=error.message, hint=error.hint))
+
+
+def _policy(name: str) -> str:
+    if name and name not in POLICIES:
+        raise problem("invalid-settings", f"policy is {name[:100]!r}, not one of {', '.join(sorted(POLICIES))}")
+    return name
 
 
 def _limits(found: _LimitsBody) -> Limits:

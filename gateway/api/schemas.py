@@ -4,6 +4,7 @@ from typing import Any
 
 from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
+from gateway.scheduler.policies import POLICIES
 from runtime.model import FUNCTION_NAME_PATTERN, HANDLER_PATTERN, RUNTIME_NAME_PATTERN, StartKind
 
 Json = dict[str, Any]
@@ -51,6 +52,7 @@ _VERSION: Json = record(
     limits=ref("Limits"),
     environ={**_TEXTS, "description": "names only"},
     requirements=TEXT,
+    policy=TEXT,
     code=_DIGEST,
     environment=_or_null(_DIGEST),
     distributions=_TEXTS,
@@ -90,6 +92,7 @@ _SETTINGS: Json = record(
         "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+        "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
     }
 )
 

@@ -55,6 +55,7 @@ def parse_variable(value: str) -> tuple[str, str]:
 @click.option(
     "--env", "environ", type=parse_variable, multiple=True, metavar="NAME=VALUE", help="For the function; repeatable."
 )
+@click.option("--policy", help="How its sandboxes and zygotes are kept, such as keepalive.  [default: the node's]")
 @click.option("--json", "as_json", is_flag=True, help="Print the function as JSON and nothing else.")
 @click.pass_obj
 def deploy(
@@ -70,6 +71,7 @@ def deploy(
     timeout: float | None,
     pids: int | None,
     environ: tuple[tuple[str, str], ...],
+    policy: str | None,
     as_json: bool,
 ) -> None:
     """Deploy the function NAME from PATH: a folder with main.py, a .py file, a zip or a tar.
@@ -88,6 +90,7 @@ def deploy(
         "requirements": _read_requirements(path, requirements),
         "limits": {key: value for key, value in limits.items() if value is not None},
         "environ": dict(environ),
+        "policy": policy,
     }
     packed = pack(path)
     if not as_json:

@@ -8,7 +8,7 @@ decayed, with a prior of a events in b seconds. The histogram is that of Shahrad
 import math
 from dataclasses import dataclass, field
 
-PRIOR_EVENTS = 0.5
+PRIOR_EVENTS = 1.0
 PRIOR_S = 600.0
 BINS = 48
 BIN_FIRST_S = 0.25  # upper edge of the first; each further one is BIN_RATIO wider

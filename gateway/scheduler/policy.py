@@ -43,6 +43,7 @@ class FunctionModel:
     imports: tuple[str, ...] = ()
     costs: Mapping[str, ImportCost] = field(default_factory=dict)
     tenant: str = "default"
+    policy: str = ""  # its own; '' takes the node's
 
     def cost(self, distribution: str) -> ImportCost:
         """What importing one distribution takes; a guess where nothing was measured."""

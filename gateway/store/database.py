@@ -15,7 +15,7 @@ from runtime.errors import ConfigError
 
 Result = TypeVar("Result")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT_S = 5.0
 
 # MIGRATIONS[n] leads from schema n to n + 1.
@@ -38,6 +38,9 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE versions ADD COLUMN conflicts TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE versions ADD COLUMN import_costs TEXT NOT NULL DEFAULT '{}';
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN policy TEXT NOT NULL DEFAULT '';
     """,
 )
 
