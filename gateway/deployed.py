@@ -2,7 +2,7 @@
 
 import msgspec
 
-from gateway.scheduler.decisions import FunctionSpec
+from gateway.scheduler.policy import OWN_CODE, FunctionModel
 from runtime.model import (
     Assignment,
     CodeId,
@@ -15,7 +15,7 @@ from runtime.model import (
     VersionId,
 )
 
-OWN_CODE = ""
+__all__ = ["OWN_CODE", "Version"]
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,10 +36,18 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
 
     @property
-    def spec(self) -> FunctionSpec:
+    def model(self) -> FunctionModel:
         """The part that the scheduler knows."""
-        environment = self.environment.id if self.environment else None
-        return FunctionSpec(self.function, self.id, self.runtime, environment)
+        environment = self.environment
+        return FunctionModel(
+            self.function,
+            self.id,
+            self.runtime,
+            environment=environment.id if environment else None,
+            distributions={one.name: one.version for one in environment.distributions} if environment else {},
+            imports=environment.imports if environment else (),
+            costs=self.import_costs,
+        )
 
     @property
     def assignment(self) -> Assignment:

@@ -16,6 +16,7 @@ from gateway.output import OutputLog
 from gateway.probe import Probe, Probes
 from gateway.sandbox_link import Answer, SandboxLink, open_link
 from gateway.scheduler.decisions import Decision, Freeze, Kill, Lease, Reject, Start
+from gateway.scheduler.policy import Policy
 from gateway.scheduler.pool import Limits as PoolLimits
 from gateway.scheduler.pools import Pools
 from gateway.scheduler.sources import Standby
@@ -49,6 +50,7 @@ class Fleet:
     def __init__(
         self,
         settings: Settings,
+        policy: Policy,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
         send: Callable[[ToDaemon], None],
@@ -60,10 +62,9 @@ class Fleet:
             function_concurrency=settings.function_concurrency,
             queue_per_function=settings.queue_per_function,
             freeze_after_s=settings.freeze_after_s,
-            idle_timeout_s=settings.idle_timeout_s,
         )
         self.tickets = itertools.count(1)
-        self.pools = Pools(limits, self.tickets)
+        self.pools = Pools(limits, self.tickets, policy)
         self.probes = Probes(loop, send, self.kill)
         self.links: dict[SandboxId, SandboxLink] = {}
         self.is_draining = False
@@ -107,7 +108,7 @@ class Fleet:
             return invocation
         invocation.timer = self._loop.call_later(limits.timeout_s, self._time_out, invocation)
         try:
-            self.carry_out(self.pools.request(invocation.id, version.function))
+            self.carry_out(self.pools.request(invocation.id, version.function, invocation.arrived_s))
         except PoolExhaustedError as error:
             self._finish(
                 invocation, Failure(word="queue-full", detail=error.message, retry_after_s=error.retry_after_s)
@@ -130,14 +131,12 @@ class Fleet:
             await future
 
     def put_function(self, version: Version) -> None:
-        """Make `version` the current one of its function."""
+        """Make `version` the current one of its function. The keeper tells the pools."""
         self._versions[version.function] = version
-        self.carry_out(self.pools.put_function(version.spec))
 
     def remove_function(self, name: FunctionName) -> None:
-        """Kill the function's sandboxes; what runs or waits is answered with unknown-function."""
+        """Forget a function; what runs or waits is answered with unknown-function."""
         self._versions.pop(name, None)
-        self.carry_out(self.pools.remove_function(name))
 
     def close(self) -> None:
         """Answer what still runs and close all links: the sandboxes stay, for the next gateway."""
@@ -162,7 +161,7 @@ class Fleet:
         self.links[message.sandbox] = link
         if message.state == "standby":
             standby = Standby(message.sandbox, message.zygote, message.runtime, message.environment)
-            self.carry_out(self.pools.add_standby(standby))
+            self.carry_out(self.pools.add_standby(standby, self._clock.monotonic_s()))
         elif message.state == "starting" and message.ticket is not None:
             link.is_assigned = False
             if not self.probes.started(message.ticket, link):
@@ -185,8 +184,9 @@ class Fleet:
 
     def refused(self, message: SandboxRefused) -> None:
         """A fork could not be done."""
-        if not self.probes.refused(message.ticket, f"{message.phase}: {message.message}"):
-            self.carry_out(self.pools.refused(message.ticket, message.phase, message.message))
+        phase, text = message.phase, message.message
+        if not self.probes.refused(message.ticket, f"{phase}: {text}"):
+            self.carry_out(self.pools.refused(message.ticket, phase, text, self._clock.monotonic_s()))
 
     def died(self, message: SandboxDied) -> None:
         """A sandbox is gone: answer its invocation, or start that again if it never ran."""
@@ -200,7 +200,7 @@ class Fleet:
         never_ready = message.error if isinstance(call, Invocation) else ""
         if isinstance(call, Invocation) and not link.has_begun:
             never_ready = never_ready or "the sandbox had ended before the request reached it"
-        decisions = self.pools.died(message.sandbox, never_ready=never_ready)
+        decisions = self.pools.died(message.sandbox, self._clock.monotonic_s(), never_ready=never_ready)
         if isinstance(call, Probe):
             call.end(message)
         elif isinstance(call, Invocation) and not never_ready:
@@ -339,7 +339,8 @@ class Fleet:
         now_s = self._clock.monotonic_s()
         self._finish(invocation, failure, now_s)
         if not link.is_doomed:
-            decisions = self.pools.release(link.sandbox, now_s, reusable=is_reusable)
+            times = {"service_s": answer.handler_us / 1e6, "latency_s": now_s - invocation.arrived_s}
+            decisions = self.pools.release(link.sandbox, now_s, reusable=is_reusable, **times)
             if decisions:
                 self.carry_out(decisions)
 
@@ -349,8 +350,7 @@ class Fleet:
             return
         if invocation.timer is not None:
             invocation.timer.cancel()
-        if now_s is None:
-            now_s = self._clock.monotonic_s()
+        now_s = self._clock.monotonic_s() if now_s is None else now_s
         phases = invocation.phases_ms
         phases["queue"] = ((invocation.leased_s or now_s) - invocation.arrived_s) * 1000
         phases["total"] = (now_s - invocation.arrived_s) * 1000

@@ -2,99 +2,85 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+from gateway.deployed import Version
 from gateway.fleet import Fleet
-from gateway.scheduler.plan import base_zygote_id, plan_zygotes
-from gateway.scheduler.sources import LiveZygote
-from gateway.scheduler.zygotes import Action, Zygotes, ZygoteState
+from gateway.scheduler.plan import base_zygote_id
+from gateway.scheduler.planner import Out, Planner
+from gateway.scheduler.policy import Policy
+from gateway.scheduler.zygotes import Zygotes, ZygoteState
 from runtime.clock import Clock
-from runtime.config import Settings
 from runtime.errors import StartError
-from runtime.model import Environment, RuntimeName, ZygoteId
-from runtime.protocol import DropZygote, ToDaemon, ZygoteDied, ZygoteFailed, ZygoteReady
+from runtime.model import FunctionName, RuntimeName, ZygoteId
+from runtime.protocol import DropZygote, EnsureZygote, ToDaemon, ZygoteDied, ZygoteFailed, ZygoteReady
 
 log = logging.getLogger(__name__)
 
 
 class Keeper:
-    """The zygotes of this node. `runtimes`: those that pagurusd can serve."""
+    """The zygotes of this node."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: Clock,
-        fleet: Fleet,
-        send: Callable[[ToDaemon], None],
-        runtimes: Sequence[RuntimeName],
-    ) -> None:
+    def __init__(self, clock: Clock, fleet: Fleet, policy: Policy, send: Callable[[ToDaemon], None]) -> None:
+        self.policy = policy
         self.zygotes = Zygotes()
-        self._settings = settings
+        self._planner = Planner(policy, fleet.pools, self.zygotes)
         self._clock = clock
         self._fleet = fleet
         self._send = send
-        self._runtimes = tuple(runtimes)
-        self._environments: tuple[Environment, ...] = ()
         self._base_waiters: list[asyncio.Future[None]] = []
 
-    def plan(self, environments: Iterable[Environment]) -> None:
-        """Make the zygotes fit the environments of all deployed functions."""
-        self._environments = tuple(environments)
-        specs = plan_zygotes(
-            self._runtimes,
-            self._environments,
-            standbys_per_zygote=self._settings.standbys_per_zygote,
-            zygotes_max=self._settings.zygotes_max,
-        )
-        self._act(self.zygotes.set_plan(specs))
+    def put_function(self, version: Version) -> None:
+        """A function is new, or has another current version."""
+        self._fleet.put_function(version)
+        self._act(self._planner.put_function(version.model, self._clock.monotonic_s()))
+
+    def remove_function(self, name: FunctionName) -> None:
+        """A function is gone."""
+        self._fleet.remove_function(name)
+        self._act(self._planner.remove_function(name, self._clock.monotonic_s()))
 
     def set_runtimes(self, runtimes: Sequence[RuntimeName]) -> None:
         """The node has other runtimes now: zygotes of new ones are made, those of others dropped."""
-        if tuple(runtimes) != self._runtimes:
-            self._runtimes = tuple(runtimes)
-            self.plan(self._environments)
+        if tuple(runtimes) != self.policy.runtimes:
+            self._act(self._planner.set_runtimes(runtimes, self._clock.monotonic_s()))
 
     def ready(self, message: ZygoteReady) -> None:
         """A zygote can fork."""
-        self._act(self.zygotes.ready(message, self._clock.monotonic_s()))
-        zygote = LiveZygote(message.zygote, message.runtime, frozenset(message.environments))
         for name, error in message.failed.items():
             log.warning("zygote cannot import %s: %s", name, error, extra={"zygote": message.zygote})
-        if self.zygotes.entries[message.zygote].state is ZygoteState.READY:
-            self._fleet.carry_out(self._fleet.pools.zygote_up(zygote))
+        self._act(self._planner.ready(message, self._clock.monotonic_s()))
         self._wake()
 
     def failed(self, message: ZygoteFailed) -> None:
         """A zygote could not be made."""
         log.warning("zygote failed: %s: %s", message.phase, message.message, extra={"zygote": message.zygote})
-        self._fleet.pools.zygote_down(message.zygote)
-        self._act(self.zygotes.failed(message, self._clock.monotonic_s()))
-        self._note_hopeless(message.zygote)
+        self._act(self._planner.failed(message, self._clock.monotonic_s()))
+        self._wake()
 
     def died(self, message: ZygoteDied) -> None:
         """A zygote ended."""
         log.info("zygote died: %s", message.reason, extra={"zygote": message.zygote})
-        self._fleet.pools.zygote_down(message.zygote)
-        self._act(self.zygotes.died(message, self._clock.monotonic_s()))
-        self._note_hopeless(message.zygote)
+        self._act(self._planner.died(message, self._clock.monotonic_s()))
+        self._wake()
 
     def tick(self) -> None:
-        """Try again what is due."""
-        self._act(self.zygotes.tick(self._clock.monotonic_s()))
+        """Do what is due: the policy's plan, and what has waited its pause."""
+        self._act(self._planner.tick(self._clock.monotonic_s()))
 
     def missing(self) -> list[str]:
         """Why the node cannot start every function: base zygotes that are not ready."""
         reasons = []
-        for runtime in self._runtimes:
+        for runtime in self.policy.runtimes:
             entry = self.zygotes.entries.get(base_zygote_id(runtime))
             if entry is None or entry.state is not ZygoteState.READY:
                 state = f"{entry.state}: {entry.reason}" if entry and entry.reason else "starting"
                 reasons.append(f"zygote {base_zygote_id(runtime)} is not ready ({state})")
-        return reasons if reasons or self._runtimes else ["pagurusd has no runtime"]
+        return reasons if reasons or self.policy.runtimes else ["pagurusd has no runtime"]
 
     def has_base(self) -> bool:
         """Whether any runtime can be served."""
-        return len(self.missing()) < max(1, len(self._runtimes))
+        return len(self.missing()) < max(1, len(self.policy.runtimes))
 
     async def wait_source(self, runtime: RuntimeName) -> ZygoteId:
         """Wait for the base zygote of `runtime`. Raises StartError when it was given up."""
@@ -108,20 +94,19 @@ class Keeper:
             await future
         return zygote
 
-    def _note_hopeless(self, zygote: ZygoteId) -> None:
-        entry = self.zygotes.entries.get(zygote)
-        if entry is not None and entry.spec is not None and entry.is_base and entry.is_given_up:
-            self._fleet.carry_out(self._fleet.pools.runtime_hopeless(entry.spec.runtime, entry.reason))
-        self._wake()
-
     def _wake(self) -> None:
         for future in self._base_waiters:
             if not future.done():
                 future.set_result(None)
         self._base_waiters.clear()
 
-    def _act(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            if isinstance(action, DropZygote):
-                self._fleet.pools.zygote_down(action.zygote)
-            self._send(action)
+    def _act(self, outs: Sequence[Out]) -> None:
+        """Do what the planner says, in order."""
+        for out in outs:
+            if isinstance(out, EnsureZygote | DropZygote):
+                entry = self.zygotes.entries.get(out.zygote)
+                why = entry.spec.why if entry is not None and entry.spec is not None else ""
+                log.info("%s: %s", type(out).__name__, why or "as planned", extra={"zygote": out.zygote})
+                self._send(out)
+            else:
+                self._fleet.carry_out([out])

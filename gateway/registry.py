@@ -37,8 +37,8 @@ class Registry:
         """Read the store and plan for what it holds; blocks."""
         for function in self._store.load():
             self.functions[function.name] = function
-            self._fleet.put_function(function.version)
-        self._plan()
+            self._keeper.put_function(function.version)
+        self._keeper.tick()
 
     async def put(self, version: Version) -> StoredFunction:
         """Make `version` the current one of its function."""
@@ -48,8 +48,8 @@ class Registry:
         if before is not None:
             kept = {one.id for one in stored.versions}
             self.release(*(one for one in before.versions if one.id not in kept))
-        self._fleet.put_function(stored.version)
-        self._plan()
+        self._keeper.put_function(stored.version)
+        self._keeper.tick()
         return stored
 
     async def delete(self, name: FunctionName) -> bool:
@@ -57,10 +57,10 @@ class Registry:
         function = self.functions.pop(name, None)
         if function is None:
             return False
-        self._fleet.remove_function(name)
+        self._keeper.remove_function(name)
         await self._store.delete(name)
         self.release(*function.versions)
-        self._plan()
+        self._keeper.tick()
         return True
 
     @asynccontextmanager
@@ -139,7 +139,3 @@ class Registry:
             if function is None or function.current != sandbox.version:
                 return True
         return False
-
-    def _plan(self) -> None:
-        environments = [function.version.environment for function in self.functions.values()]
-        self._keeper.plan([environment for environment in environments if environment is not None])

@@ -26,6 +26,7 @@ from gateway.fleet import Fleet
 from gateway.keeper import Keeper
 from gateway.node_link import NodeLink
 from gateway.nodes import NodeQuestions
+from gateway.policies import make_policy
 from gateway.registry import Registry
 from gateway.runtimes import Runtimes
 from gateway.services import Services
@@ -125,9 +126,10 @@ class Gateway:
 
     def _wire(self, welcome: Welcome, settings: Settings, database: Database, records: RecordStore) -> Services:
         clock, send = self._clock, self._send
-        fleet = Fleet(settings, clock, self._loop, send, records.add, self._link.poll)
+        policy = make_policy(settings, [base.runtime for base in welcome.runtimes])
+        fleet = Fleet(settings, policy, clock, self._loop, send, records.add, self._link.poll)
         evictions = Evictions(fleet)
-        keeper = Keeper(settings, clock, fleet, send, [base.runtime for base in welcome.runtimes])
+        keeper = Keeper(clock, fleet, policy, send)
         registry = Registry(FunctionStore(database), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
         runtimes = Runtimes(welcome.runtimes, settings.default_runtime, keeper, registry, builds)

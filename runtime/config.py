@@ -36,6 +36,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     uid_base: int = 0x70000000  # first of the ranges of 65536 that zygotes get, one each
     zygotes_max: int = 64
     sandboxes_max: int = 1000
+    policy: str = "adaptive"  # which zygotes there are and how long idle sandboxes stay
+    policy_options: dict[str, str | int | float | bool] = {}  # of that policy, beyond the settings here
+    idle_memory_bytes: int = 2048 * MIB  # of zygotes, standbys and idle sandboxes, as policies count it
     standbys_per_zygote: int = 2
     shells_per_zygote: int = 2  # isolated, empty sandboxes kept ready for a fork
     zygote_memory_bytes: int = 1024 * MIB
@@ -111,6 +114,11 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known}
     if "extra_index_urls" in found:
         found["extra_index_urls"] = found["extra_index_urls"].split()
+    if "policy_options" in found:
+        try:
+            found["policy_options"] = msgspec.json.decode(found["policy_options"], type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"PAGURUS_POLICY_OPTIONS is no JSON object: {error}") from error
     return found
 
 

@@ -1,28 +1,16 @@
 """What the pools decide: values that the fleet carries out. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime.errors import PagurusError
 from runtime.model import (
-    EnvironmentId,
     FunctionName,
     InvocationId,
-    RuntimeName,
     SandboxId,
     StartKind,
     VersionId,
     ZygoteId,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionSpec:
-    """The current version of a function, as far as its start depends on it. environment None: no packages."""
-
-    name: FunctionName
-    version: VersionId
-    runtime: RuntimeName
-    environment: EnvironmentId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +39,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the sandbox."""
+    """End the sandbox. why: the policy's words, for people."""
 
     sandbox: SandboxId
     reason: str
+    why: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ alike. All times are seconds of one clock, all sizes bytes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -22,6 +22,8 @@ from runtime.model import (
 )
 from runtime.protocol import StandbyTarget
 
+_UNUSED = ImportCost(0.0, 0)  # the check imported nothing of it
+_GUESS = ImportCost(20.0, 3_000_000)
 OWN_CODE = ""  # in FunctionModel.costs: the function's own code
 
 
@@ -46,15 +48,19 @@ class FunctionModel:
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def cost(self, distribution: str) -> ImportCost:
+        """What importing one distribution takes; a guess where nothing was measured."""
+        return self.costs.get(distribution, _UNUSED if self.costs else _GUESS)
+
     @property
     def import_ms(self) -> float:
         """What a cold start spends on importing packages."""
-        return sum(cost.ms for name, cost in self.costs.items() if name != OWN_CODE)
+        return sum(self.cost(name).ms for name in self.distributions)
 
     @property
     def import_bytes(self) -> int:
         """Private memory of its imported packages."""
-        return sum(cost.memory_bytes for name, cost in self.costs.items() if name != OWN_CODE)
+        return sum(self.cost(name).memory_bytes for name in self.distributions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class ZygoteSpec:
     standbys: tuple[StandbyTarget, ...]
     functions: frozenset[FunctionName] = frozenset()
     owner: FunctionName | None = None
-    why: str = ""  # for people: the inputs of the decision
+    why: str = field(default="", compare=False)  # for people: the inputs of the decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,8 @@ class PolicySettings:
     similar_max: int = 40
     helped_max: int = 8
     inherits_last_use: bool = False
+    price_ms_per_mb_s: float = 0.12  # adaptive: start time that one megabyte, held for one second, must save
+    cold_weight: float = 50.0  # adaptive: how much worse a millisecond of a cold start is
     choice: str = "weighted"  # pagurus: who is helped: weighted (by misses, of the most similar), similar, random
 
 
@@ -173,6 +181,13 @@ class Policy(ABC):
 
     def zygote_up(self, zygote: ZygoteId, memory_bytes: int, start_ms: float, now_s: float) -> None:  # noqa: B027
         """A zygote can fork."""
+
+    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> None:  # noqa: B027
+        """Environments of a new zygote that it cannot help after all: their extensions would be other ones."""
+
+    def set_runtimes(self, runtimes: Sequence[RuntimeName], now_s: float) -> None:
+        """The node has other runtimes now; `plan` is asked next."""
+        self.runtimes = tuple(runtimes)
 
     def zygote_down(self, zygote: ZygoteId, reason: str, now_s: float) -> None:  # noqa: B027
         """A zygote ended or could not be made."""

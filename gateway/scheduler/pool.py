@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from gateway.scheduler.decisions import FunctionSpec
+from gateway.scheduler.policy import FunctionModel
 from runtime.model import FunctionName, InvocationId, SandboxId, StartKind, VersionId, ZygoteId
 
 
@@ -16,7 +16,6 @@ class Limits:
     function_concurrency: int
     queue_per_function: int
     freeze_after_s: float
-    idle_timeout_s: float
 
 
 class State(Enum):
@@ -40,13 +39,14 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class PooledSandbox:
-    """One sandbox. `first_kind`: the kind of its start until its first lease, then None."""
+    """One sandbox. kind: how it came to be. `first_kind`: the same until its first lease, then None."""
 
     id: SandboxId
     function: FunctionName
     version: VersionId
     zygote: ZygoteId
     state: State
+    kind: StartKind = StartKind.COLD
     request: Request | None = None
     idle_since_s: float = 0.0
     frozen: bool = False
@@ -57,7 +57,7 @@ class PooledSandbox:
 class Pool:
     """One function. `idle`: most recently used last. `starting`: tickets."""
 
-    spec: FunctionSpec
+    spec: FunctionModel
     idle: list[PooledSandbox] = field(default_factory=list)
     waiting: deque[Request] = field(default_factory=deque)
     starting: set[int] = field(default_factory=set)

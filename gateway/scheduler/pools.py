@@ -4,32 +4,35 @@ Events come in as method calls, with the time where it matters; what is to be do
 that the caller carries out in order. A sandbox belongs to a pool from its assignment until it has died.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
-from gateway.scheduler.decisions import Decision, Freeze, FunctionSpec, Kill, Lease, Reject, Start
+from gateway.scheduler.decisions import Decision, Freeze, Kill, Lease, Reject, Start
+from gateway.scheduler.idle import IdleSandboxes
+from gateway.scheduler.policy import FunctionModel, Policy
 from gateway.scheduler.pool import Limits, Pool, PooledSandbox, Request, State
-from gateway.scheduler.sources import LiveZygote, Source, Sources, Standby
+from gateway.scheduler.sources import LiveZygote, Mechanism, Source, Sources, Standby
+from gateway.scheduler.waiting import Waiting
 from runtime.errors import PoolExhaustedError, StartError
 from runtime.model import FunctionName, InvocationId, RuntimeName, SandboxId, StartKind, VersionId, ZygoteId
-
-START_TRIES_MAX = 3
 
 
 class Pools:
     """All functions' sandboxes of this node. `tickets`: source of numbers for Start."""
 
-    def __init__(self, limits: Limits, tickets: Iterator[int]) -> None:
-        self.sources = Sources()
+    def __init__(
+        self, limits: Limits, tickets: Iterator[int], policy: Policy, mechanism: Mechanism = Mechanism.FORK
+    ) -> None:
+        self.sources = Sources(mechanism)
+        self.policy = policy
         self._limits = limits
         self._tickets = tickets
         self._pools: dict[FunctionName, Pool] = {}
         self._sandboxes: dict[SandboxId, PooledSandbox] = {}
-        self._idle: OrderedDict[SandboxId, PooledSandbox] = OrderedDict()  # least recently used first
+        self._idle = IdleSandboxes(policy, limits.freeze_after_s)
+        self._now_s = 0.0
         self._starts: dict[int, Start] = {}
-        self._hungry: dict[FunctionName, Pool] = {}  # pools with waiting requests
+        self._waiting = Waiting()
         self._evicting: set[SandboxId] = set()
-        self._hopeless: dict[RuntimeName, str] = {}
         self._sequence = 0
 
     @property
@@ -45,13 +48,14 @@ class Pools:
     @property
     def waiting_count(self) -> int:
         """Requests without a sandbox."""
-        return sum(len(pool.waiting) for pool in self._hungry.values())
+        return self._waiting.count
 
     # --- functions ---------------------------------------------------------------------------------------
 
-    def put_function(self, spec: FunctionSpec) -> list[Decision]:
+    def put_function(self, spec: FunctionModel, now_s: float) -> list[Decision]:
         """Make `spec` the function's current version; idle sandboxes of another version are killed."""
-        out: list[Decision] = []
+        out = self._at(now_s)
+        self.policy.put_function(spec, now_s)
         pool = self._pools.get(spec.name)
         if pool is None:
             self._pools[spec.name] = Pool(spec)
@@ -62,13 +66,14 @@ class Pools:
         self._pump(pool, out)
         return out
 
-    def remove_function(self, name: FunctionName) -> list[Decision]:
+    def remove_function(self, name: FunctionName, now_s: float) -> list[Decision]:
         """Forget a function: its sandboxes are killed, its waiting requests rejected."""
-        out: list[Decision] = []
+        out = self._at(now_s)
+        self.policy.remove_function(name, now_s)
         pool = self._pools.pop(name, None)
         if pool is None:
             return out
-        self._hungry.pop(name, None)
+        self._waiting.forget(name)
         while pool.waiting:
             out.append(Reject(pool.waiting.popleft().id, StartError("deleted", f"function {name} was deleted")))
         for sandbox in list(pool.sandboxes.values()):
@@ -80,23 +85,25 @@ class Pools:
 
     # --- requests ----------------------------------------------------------------------------------------
 
-    def request(self, request_id: InvocationId, name: FunctionName) -> list[Decision]:
+    def request(self, request_id: InvocationId, name: FunctionName, now_s: float) -> list[Decision]:
         """Find a sandbox for a request, or start one, or let it wait.
 
         Raises KeyError for an unknown function, PoolExhaustedError when too many wait already.
         """
         pool = self._pools[name]
         self._sequence += 1
+        self._now_s = now_s
+        self.policy.arrived(name, now_s)
         request = Request(request_id, self._sequence)
         if pool.idle and not pool.waiting:
             return [self._lease_idle(pool, request)]
         out: list[Decision] = []
         pool.waiting.append(request)
-        self._hungry[name] = pool
+        self._waiting.note(pool)
         self._pump(pool, out)
         if len(pool.waiting) - len(pool.starting) > self._limits.queue_per_function:
             pool.waiting.pop()
-            self._note_hunger(pool)
+            self._waiting.note(pool)
             raise PoolExhaustedError(self._why_full(pool))
         return out
 
@@ -108,16 +115,19 @@ class Pools:
         for request in pool.waiting:
             if request.id == request_id:
                 pool.waiting.remove(request)
-                self._note_hunger(pool)
+                self._waiting.note(pool)
                 return True
         return False
 
-    def release(self, sandbox_id: SandboxId, now_s: float, *, reusable: bool) -> list[Decision]:
-        """End a lease. Not `reusable`: the sandbox is killed."""
-        out: list[Decision] = []
+    def release(
+        self, sandbox_id: SandboxId, now_s: float, *, reusable: bool, service_s: float = 0.0, latency_s: float = 0.0
+    ) -> list[Decision]:
+        """End a lease. Not `reusable`: the sandbox is killed. service_s: the handler's; latency_s: from arrival on."""
+        out = self._at(now_s)
         sandbox = self._sandboxes[sandbox_id]
         if sandbox.state is not State.LEASED:
             return out
+        self.policy.finished(sandbox.function, service_s, latency_s, now_s)
         sandbox.request = None
         pool = self._pools.get(sandbox.function)
         if pool is None or sandbox.version != pool.spec.version:
@@ -128,8 +138,8 @@ class Pools:
             self._evicting.add(sandbox_id)
             self._kill(sandbox, "evicted", out)
         else:
-            self._make_idle(pool, sandbox, now_s)
-            if self._hungry:
+            self._make_idle(pool, sandbox, out)
+            if self._waiting:
                 self._pump(pool, out)
                 if self._is_full():
                     self._pump_all(out)
@@ -137,41 +147,41 @@ class Pools:
 
     # --- sandboxes ---------------------------------------------------------------------------------------
 
-    def add_standby(self, standby: Standby) -> list[Decision]:
+    def add_standby(self, standby: Standby, now_s: float) -> list[Decision]:
         """A standby is parked; who waits for one starts."""
+        out = self._at(now_s)
         self.sources.add_standby(standby)
-        out: list[Decision] = []
-        if self._hungry:
+        if self._waiting:
             self._pump_all(out)
         return out
 
     def started(self, ticket: int, sandbox_id: SandboxId, now_s: float) -> list[Decision]:
         """The sandbox of a Start is there (frames may be written): lease it to who waits, else keep it idle."""
+        out = self._at(now_s)
         start = self._starts.pop(ticket, None)
         pool = self._pools.get(start.function) if start else None
         if start is None or pool is None or ticket not in pool.starting:
             return [Kill(sandbox_id, "unknown")]
         pool.starting.discard(ticket)
-        sandbox = self._adopt(pool, sandbox_id, start.zygote, start.version, State.ADOPTING)
+        sandbox = self._adopt(pool, sandbox_id, start.zygote, start.version, State.ADOPTING, start.kind)
         sandbox.first_kind = start.kind
-        out: list[Decision] = []
         if start.version != pool.spec.version:
             self._kill(sandbox, "version", out)
         else:
-            self._make_idle(pool, sandbox, now_s)
+            self._make_idle(pool, sandbox, out)
         self._pump(pool, out)
         return out
 
-    def refused(self, ticket: int, phase: str, message: str) -> list[Decision]:
+    def refused(self, ticket: int, phase: str, message: str, now_s: float) -> list[Decision]:
         """A Start was refused: try another zygote for the oldest request, reject it after some tries."""
+        out = self._at(now_s)
         start = self._starts.pop(ticket, None)
         pool = self._pools.get(start.function) if start else None
-        out: list[Decision] = []
         if start is None or pool is None:
             return out
         pool.starting.discard(ticket)
         if pool.waiting:
-            self._count_failure(pool, pool.waiting[0], start.zygote, StartError(phase, message), out)
+            self._waiting.count_failure(pool, pool.waiting[0], start.zygote, StartError(phase, message), out)
         self._pump_all(out)
         return out
 
@@ -182,11 +192,13 @@ class Pools:
         pool = self._pools.get(name)
         if pool is None or pool.spec.version != version:
             return [Kill(sandbox_id, "version")]
-        self._adopt(pool, sandbox_id, zygote, version, State.ADOPTING)
+        kind = self.sources.kind_from(pool.spec, zygote)
+        self._adopt(pool, sandbox_id, zygote, version, State.ADOPTING, kind)
         return []
 
     def adopt_done(self, sandbox_id: SandboxId, now_s: float) -> list[Decision]:
         """An adopted sandbox has answered: it is idle now."""
+        self._now_s = now_s
         sandbox = self._sandboxes.get(sandbox_id)
         out: list[Decision] = []
         if sandbox is None or sandbox.state is not State.ADOPTING:
@@ -195,7 +207,7 @@ class Pools:
         if pool is None or pool.spec.version != sandbox.version:
             self._kill(sandbox, "version", out)
             return out
-        self._make_idle(pool, sandbox, now_s)
+        self._make_idle(pool, sandbox, out)
         self._pump(pool, out)
         return out
 
@@ -209,37 +221,38 @@ class Pools:
             out.append(Kill(sandbox_id, reason))
         return out
 
-    def died(self, sandbox_id: SandboxId, *, never_ready: str = "") -> list[Decision]:
+    def died(self, sandbox_id: SandboxId, now_s: float, *, never_ready: str = "") -> list[Decision]:
         """A sandbox is gone. never_ready: why it never ran; then its request goes back to the queue's head."""
-        out: list[Decision] = []
+        out = self._at(now_s)
         self.sources.take_standby(sandbox_id)
         sandbox = self._sandboxes.pop(sandbox_id, None)
         if sandbox is None:
             return out
         self._evicting.discard(sandbox_id)
         if sandbox.state is State.IDLE:
-            del self._idle[sandbox_id]
+            self._idle.remove(sandbox)
         pool = self._pools.get(sandbox.function)
         if pool is not None:
             pool.sandboxes.pop(sandbox_id, None)
+            self.policy.sandboxes(pool.spec.name, len(pool.sandboxes), now_s)
             if sandbox in pool.idle:
                 pool.idle.remove(sandbox)
             if sandbox.request is not None and never_ready:
                 request = sandbox.request
                 pool.waiting.appendleft(request)
-                self._hungry[pool.spec.name] = pool
-                self._count_failure(pool, request, sandbox.zygote, StartError("start", never_ready), out)
+                self._waiting.note(pool)
+                self._waiting.count_failure(pool, request, sandbox.zygote, StartError("start", never_ready), out)
         self._pump_all(out)
         return out
 
     # --- zygotes and time --------------------------------------------------------------------------------
 
-    def zygote_up(self, zygote: LiveZygote) -> list[Decision]:
+    def zygote_up(self, zygote: LiveZygote, now_s: float) -> list[Decision]:
         """A zygote can fork; who waits starts."""
+        out = self._at(now_s)
         self.sources.add_zygote(zygote)
-        if not zygote.environments:
-            self._hopeless.pop(zygote.runtime, None)
-        out: list[Decision] = []
+        if zygote.is_base:
+            self._waiting.set_hopeless(zygote.runtime, "")
         self._pump_all(out)
         return out
 
@@ -249,27 +262,31 @@ class Pools:
 
     def runtime_hopeless(self, runtime: RuntimeName, reason: str) -> list[Decision]:
         """No base zygote of `runtime` can be made: who waits for one is rejected, until zygote_up."""
-        self._hopeless[runtime] = reason
+        self._waiting.set_hopeless(runtime, reason)
         out: list[Decision] = []
         self._pump_all(out)
         return out
 
     def tick(self, now_s: float) -> list[Decision]:
-        """Kill what was idle too long, freeze what is idle for a while."""
-        out: list[Decision] = []
-        for sandbox in list(self._idle.values()):
-            idle_s = now_s - sandbox.idle_since_s
-            if idle_s >= self._limits.idle_timeout_s:
-                self._kill(sandbox, "idle", out)
-            elif idle_s >= self._limits.freeze_after_s:
-                if not sandbox.frozen:
-                    sandbox.frozen = True
-                    out.append(Freeze(sandbox.id))
-            else:
-                break
+        """Ask the policy about sandboxes whose time has come; freeze what is idle for a while."""
+        out = self._at(now_s)
+        for sandbox, why in self._idle.take_due(now_s):
+            self._kill(sandbox, "idle", out, why)
+        for sandbox in self._idle.take_freezing(now_s):
+            sandbox.frozen = True
+            out.append(Freeze(sandbox.id))
         return out
 
+    def next_due_s(self) -> float:
+        """When `tick` has something to do; infinity when nothing is idle."""
+        return self._idle.next_due_s()
+
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _at(self, now_s: float) -> list[Decision]:
+        """Time has come to this; decisions to be filled in."""
+        self._now_s = now_s
+        return []
 
     def _pump(self, pool: Pool, out: list[Decision]) -> None:
         """Give waiting requests idle sandboxes, then start as many as the rest needs and the limits allow."""
@@ -281,17 +298,18 @@ class Pools:
             source = self.sources.choose(pool.spec, pool.waiting[0].avoid)
             source = source or self.sources.choose(pool.spec)
             if source is None:
-                self._give_up_if_hopeless(pool, out)
+                self._waiting.give_up_if_hopeless(pool, out)
                 break
             self._start(pool, source, out)
-        self._note_hunger(pool)
+        self._waiting.note(pool)
 
     def _pump_all(self, out: list[Decision]) -> None:
-        for pool in sorted(self._hungry.values(), key=lambda pool: pool.waiting[0].sequence):
+        for pool in self._waiting:
             self._pump(pool, out)
 
     def _start(self, pool: Pool, source: Source, out: list[Decision]) -> None:
         spec = pool.spec
+        self.policy.started(spec.name, source.kind, source.zygote, self._now_s)
         if source.standby is None:
             start = Start(next(self._tickets), spec.name, spec.version, source.zygote, source.kind)
             self._starts[start.ticket] = start
@@ -299,41 +317,53 @@ class Pools:
             out.append(start)
             return
         self.sources.take_standby(source.standby)
-        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED)
+        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, source.kind)
         sandbox.request = pool.waiting.popleft()
         out.append(Lease(sandbox.request.id, sandbox.id, spec.name, spec.version, source.kind, assign=True))
 
     def _lease_idle(self, pool: Pool, request: Request) -> Lease:
-        sandbox = pool.idle.pop()
-        del self._idle[sandbox.id]
+        """The most recently used executor, else the most recently used helper (the paper's precedence)."""
+        idle = pool.idle
+        place = next((at for at in range(len(idle) - 1, -1, -1) if idle[at].kind is StartKind.COLD), -1)
+        sandbox = idle.pop(place)
+        self._idle.remove(sandbox)
         kind, thaw = sandbox.first_kind or StartKind.WARM, sandbox.frozen
         sandbox.first_kind, sandbox.frozen, sandbox.state = None, False, State.LEASED
         sandbox.request = request
         return Lease(request.id, sandbox.id, sandbox.function, sandbox.version, kind, False, thaw)
 
     def _adopt(
-        self, pool: Pool, sandbox_id: SandboxId, zygote: ZygoteId, version: VersionId, state: State
+        self,
+        pool: Pool,
+        sandbox_id: SandboxId,
+        zygote: ZygoteId,
+        version: VersionId,
+        state: State,
+        kind: StartKind,
     ) -> PooledSandbox:
         assert sandbox_id not in self._sandboxes, f"sandbox {sandbox_id} has a function already"
-        sandbox = PooledSandbox(sandbox_id, pool.spec.name, version, zygote, state)
+        sandbox = PooledSandbox(sandbox_id, pool.spec.name, version, zygote, state, kind)
         self._sandboxes[sandbox_id] = pool.sandboxes[sandbox_id] = sandbox
+        self.policy.sandboxes(pool.spec.name, len(pool.sandboxes), self._now_s)
         return sandbox
 
-    def _make_idle(self, pool: Pool, sandbox: PooledSandbox, now_s: float) -> None:
-        sandbox.state, sandbox.idle_since_s = State.IDLE, now_s
+    def _make_idle(self, pool: Pool, sandbox: PooledSandbox, out: list[Decision]) -> None:
+        sandbox.state = State.IDLE
         pool.idle.append(sandbox)
-        self._idle[sandbox.id] = sandbox
+        why = self._idle.add(sandbox, self._now_s)
+        if why is not None and not pool.waiting:  # else it is leased at once
+            self._kill(sandbox, "idle", out, why)
 
-    def _kill(self, sandbox: PooledSandbox, reason: str, out: list[Decision]) -> None:
+    def _kill(self, sandbox: PooledSandbox, reason: str, out: list[Decision], why: str = "") -> None:
         if sandbox.state is State.DYING:
             return
         if sandbox.state is State.IDLE:
-            del self._idle[sandbox.id]
+            self._idle.remove(sandbox)
             pool = self._pools.get(sandbox.function)
             if pool is not None:
                 pool.idle.remove(sandbox)
         sandbox.state, sandbox.request = State.DYING, None
-        out.append(Kill(sandbox.id, reason))
+        out.append(Kill(sandbox.id, reason, why))
 
     def _is_full(self) -> bool:
         return len(self._sandboxes) + len(self._starts) >= self._limits.sandboxes_max
@@ -345,7 +375,7 @@ class Pools:
         if not self._is_full():
             return True
         if len(self._evicting) < self.waiting_count:
-            for sandbox in self._idle.values():
+            for sandbox in self._idle:
                 if sandbox.function != pool.spec.name:
                     self._evicting.add(sandbox.id)
                     self._kill(sandbox, "evicted", out)
@@ -354,33 +384,10 @@ class Pools:
 
     def _owes_room(self, pool: Pool) -> bool:
         """Whether a function without any sandbox has waited longer than all that wait for this pool."""
-        if not self._hungry or not self._is_full() or self._evicting:
+        if not self._waiting or not self._is_full() or self._evicting:
             return False
-        oldest = min(self._hungry.values(), key=lambda hungry: hungry.waiting[0].sequence)
+        oldest = self._waiting.oldest
         return oldest is not pool and not oldest.sandboxes and not oldest.starting
-
-    def _count_failure(
-        self, pool: Pool, request: Request, zygote: ZygoteId, error: StartError, out: list[Decision]
-    ) -> None:
-        request.failures += 1
-        request.avoid |= {zygote}
-        if request.failures >= START_TRIES_MAX:
-            pool.waiting.remove(request)
-            self._note_hunger(pool)
-            out.append(Reject(request.id, error))
-
-    def _give_up_if_hopeless(self, pool: Pool, out: list[Decision]) -> None:
-        reason = self._hopeless.get(pool.spec.runtime)
-        if reason is None or pool.sandboxes or pool.starting:
-            return
-        while pool.waiting:
-            out.append(Reject(pool.waiting.popleft().id, StartError("zygote", reason)))
-
-    def _note_hunger(self, pool: Pool) -> None:
-        if pool.waiting:
-            self._hungry[pool.spec.name] = pool
-        else:
-            self._hungry.pop(pool.spec.name, None)
 
     def _why_full(self, pool: Pool) -> str:
         count = len(pool.sandboxes) + len(pool.starting)

@@ -1,9 +1,22 @@
 """Where a start can come from: the live zygotes and the standbys. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
 
-from gateway.scheduler.decisions import FunctionSpec
-from runtime.model import EnvironmentId, RuntimeName, SandboxId, StartKind, ZygoteId
+from gateway.scheduler.policy import FunctionModel
+from runtime.model import EnvironmentId, FunctionName, RuntimeName, SandboxId, StartKind, ZygoteId
+
+
+class Mechanism(Enum):
+    """How a sandbox comes to be where no zygote covers its function.
+
+    FORK: from the base zygote, always there, which makes all starts of functions without packages helped ones.
+    FRESH: a fresh interpreter, as in the papers that policies come from; the simulator's only.
+    """
+
+    FORK = "pagurus"
+    FRESH = "paper"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +31,23 @@ class Standby:
 
 @dataclass(frozen=True, slots=True)
 class LiveZygote:
-    """A parked zygote. No environments: a base zygote."""
+    """A parked zygote. No environments: a base zygote.
+
+    environments: those whose declared modules it has all imported. saves_ms: of others that it can start, what it has
+    imported already. functions, owner: as the policy's spec has them.
+    """
 
     id: ZygoteId
     runtime: RuntimeName
     environments: frozenset[EnvironmentId]
+    saves_ms: Mapping[EnvironmentId, float] = field(default_factory=dict)
+    functions: frozenset[FunctionName] = frozenset()
+    owner: FunctionName | None = None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it holds the standard library only."""
+        return not self.environments and not self.saves_ms and not self.functions
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +60,20 @@ class Source:
 
 
 class Sources:
-    """Directory of live zygotes and standbys; chooses by the precedence of DESIGN section 4."""
+    """Directory of live zygotes and standbys; chooses by the precedence of DESIGN section 4.
 
-    def __init__(self) -> None:
+    A start is cold when the sandbox has to boot an interpreter or to import a declared distribution itself.
+    """
+
+    def __init__(self, mechanism: Mechanism = Mechanism.FORK) -> None:
+        self._mechanism = mechanism
         self._zygotes: dict[ZygoteId, LiveZygote] = {}
         self._standbys: dict[SandboxId, Standby] = {}
         self._parked: dict[tuple[RuntimeName, EnvironmentId | None], dict[SandboxId, Standby]] = {}
+        self._covering: dict[EnvironmentId, dict[ZygoteId, LiveZygote]] = {}
+        self._partial: dict[EnvironmentId, dict[ZygoteId, LiveZygote]] = {}
+        self._meant: dict[FunctionName, dict[ZygoteId, LiveZygote]] = {}
+        self._bases: dict[RuntimeName, dict[ZygoteId, LiveZygote]] = {}
 
     @property
     def zygotes(self) -> dict[ZygoteId, LiveZygote]:
@@ -54,11 +87,23 @@ class Sources:
 
     def add_zygote(self, zygote: LiveZygote) -> None:
         """A zygote is parked and can fork."""
+        self.remove_zygote(zygote.id)
         self._zygotes[zygote.id] = zygote
+        for index in self._indexes(zygote):
+            index[zygote.id] = zygote
 
     def remove_zygote(self, zygote: ZygoteId) -> None:
         """A zygote cannot fork any more; its standbys are reported one by one."""
-        self._zygotes.pop(zygote, None)
+        known = self._zygotes.pop(zygote, None)
+        if known is not None:
+            for index in self._indexes(known):
+                index.pop(zygote, None)
+
+    def _indexes(self, zygote: LiveZygote) -> list[dict[ZygoteId, LiveZygote]]:
+        found = [self._covering.setdefault(one, {}) for one in zygote.environments]
+        found += [self._partial.setdefault(one, {}) for one in zygote.saves_ms]
+        found += [self._meant.setdefault(one, {}) for one in zygote.functions]
+        return [*found, self._bases.setdefault(zygote.runtime, {})] if zygote.is_base else found
 
     def add_standby(self, standby: Standby) -> None:
         """A standby is parked."""
@@ -76,16 +121,32 @@ class Sources:
                 del self._parked[key]
         return standby
 
-    def choose(self, spec: FunctionSpec, avoid: frozenset[ZygoteId] = frozenset()) -> Source | None:
-        """The best way to start the function now, without the zygotes in `avoid`; None if there is none."""
-        bare = StartKind.HELPED if spec.environment is None else StartKind.COLD
+    def kind_from(self, spec: FunctionModel, zygote: ZygoteId) -> StartKind:
+        """How a sandbox of the function that came from this zygote was started."""
+        known = self._zygotes.get(zygote)
+        if spec.environment is None:
+            return StartKind.HELPED
+        return StartKind.HELPED if known and spec.environment in known.environments else StartKind.COLD
+
+    def choose(self, spec: FunctionModel, avoid: frozenset[ZygoteId] = frozenset()) -> Source | None:
+        """The best way to start the function now, without the zygotes in `avoid`; None if there is none.
+
+        A standby that covers it, the smallest zygote that does (its own before others), one that has imported the
+        most of what it needs, a bare standby, the base zygote.
+        """
         if spec.environment is not None:
-            covered = self._standby_of(spec.runtime, spec.environment, StartKind.HELPED, avoid)
-            covered = covered or self._fork_covering(spec.environment, spec.runtime, avoid)
-            if covered:
-                return covered
-        parked = self._standby_of(spec.runtime, None, bare, avoid)
-        return parked or self._fork_base(spec.runtime, bare, avoid)
+            found = self._standby_of(spec.runtime, spec.environment, StartKind.HELPED, avoid)
+            found = found or self._fork_covering(spec, avoid) or self._fork_partial(spec, avoid)
+        else:
+            found = self._fork_meant(spec, avoid) if self._mechanism is Mechanism.FRESH else None
+        return found or self._bare(spec, avoid)
+
+    def covering(self, spec: FunctionModel) -> list[LiveZygote]:
+        """All zygotes from which a start would be helped, the preferred first."""
+        if spec.environment is None:
+            return sorted(self._bases.get(spec.runtime, {}).values(), key=lambda zygote: zygote.id)
+        covering = self._covering.get(spec.environment, {}).values()
+        return sorted((one for one in covering if one.runtime == spec.runtime), key=lambda one: _rank(one, spec))
 
     def _standby_of(
         self,
@@ -99,24 +160,35 @@ class Sources:
                 return Source(kind, standby.zygote, standby.sandbox)
         return None
 
-    def _fork_covering(
-        self, environment: EnvironmentId, runtime: RuntimeName, avoid: frozenset[ZygoteId]
-    ) -> Source | None:
-        covering = [
-            zygote
-            for zygote in self._zygotes.values()
-            if environment in zygote.environments and zygote.runtime == runtime and zygote.id not in avoid
-        ]
-        if not covering:
-            return None
-        # The smallest union copies the fewest page tables.
-        best = min(covering, key=lambda zygote: (len(zygote.environments), zygote.id))
-        return Source(StartKind.HELPED, best.id, None)
+    def _fork_covering(self, spec: FunctionModel, avoid: frozenset[ZygoteId]) -> Source | None:
+        best = next((zygote for zygote in self.covering(spec) if zygote.id not in avoid), None)
+        return Source(StartKind.HELPED, best.id, None) if best else None
 
-    def _fork_base(self, runtime: RuntimeName, kind: StartKind, avoid: frozenset[ZygoteId]) -> Source | None:
-        bases = [
-            zygote.id
-            for zygote in self._zygotes.values()
-            if not zygote.environments and zygote.runtime == runtime and zygote.id not in avoid
-        ]
+    def _fork_partial(self, spec: FunctionModel, avoid: frozenset[ZygoteId]) -> Source | None:
+        assert spec.environment is not None
+        partial = self._partial.get(spec.environment, {}).values()
+        found = [one for one in partial if one.runtime == spec.runtime and one.id not in avoid]
+        if not found:
+            return None
+        best = min(found, key=lambda one: (-one.saves_ms[spec.environment], one.id))  # type: ignore[index]
+        return Source(StartKind.COLD, best.id, None)
+
+    def _fork_meant(self, spec: FunctionModel, avoid: frozenset[ZygoteId]) -> Source | None:
+        meant = [one for one in self._meant.get(spec.name, {}).values() if one.id not in avoid]
+        return Source(StartKind.HELPED, min(meant, key=lambda one: _rank(one, spec)).id, None) if meant else None
+
+    def _bare(self, spec: FunctionModel, avoid: frozenset[ZygoteId]) -> Source | None:
+        has_all = spec.environment is None
+        kind = StartKind.HELPED if has_all else StartKind.COLD
+        parked = self._standby_of(spec.runtime, None, kind, avoid)
+        if parked:
+            return parked
+        bases = [zygote for zygote in self._bases.get(spec.runtime, {}) if zygote not in avoid]
+        if self._mechanism is Mechanism.FRESH:
+            kind = StartKind.COLD
         return Source(kind, min(bases), None) if bases else None
+
+
+def _rank(zygote: LiveZygote, spec: FunctionModel) -> tuple[bool, int, ZygoteId]:
+    """Its own first, then the smallest union: it copies the fewest page tables."""
+    return (zygote.owner != spec.name, len(zygote.environments), zygote.id)

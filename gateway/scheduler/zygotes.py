@@ -118,6 +118,10 @@ class Zygotes:
                 out.append(ensure(entry.spec))
         return out
 
+    def next_due_s(self) -> float:
+        """When `tick` has something to do; infinity when nothing failed."""
+        return min((e.retry_at_s for e in self.entries.values() if e.retry_at_s is not None), default=float("inf"))
+
     def _fell(self, zygote: ZygoteId, reason: str, now_s: float) -> list[Action]:
         out: list[Action] = []
         entry = self.entries.get(zygote)

@@ -7,18 +7,46 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.scheduler.decisions import Freeze, FunctionSpec, Kill, Lease, Reject, Start
+from gateway.scheduler.decisions import Decision, Freeze, Kill, Lease, Reject, Start
+from gateway.scheduler.policies import make as make_policy
+from gateway.scheduler.policy import FunctionModel, PolicySettings
 from gateway.scheduler.pool import Limits, State
-from gateway.scheduler.pools import START_TRIES_MAX, Pools
+from gateway.scheduler.pools import Pools
 from gateway.scheduler.sources import LiveZygote, Standby
+from gateway.scheduler.waiting import START_TRIES_MAX
 from runtime.errors import PoolExhaustedError
 from runtime.model import StartKind
 
 RUNTIME = "python3.11"
 BASE = LiveZygote("base", RUNTIME, frozenset())
 PANDAS = LiveZygote("z-pandas", RUNTIME, frozenset({"pandas", "numpy"}))
-PLAIN = FunctionSpec("plain", "v1", RUNTIME)
-FRAMES = FunctionSpec("frames", "v1", RUNTIME, "pandas")
+PLAIN = FunctionModel("plain", "v1", RUNTIME)
+FRAMES = FunctionModel("frames", "v1", RUNTIME, "pandas")
+
+
+class TimedPools(Pools):
+    """Pools for tests in which most events come at one time."""
+
+    def put_function(self, spec: FunctionModel, now_s: float = 0.0) -> list[Decision]:
+        return super().put_function(spec, max(now_s, self._now_s))
+
+    def remove_function(self, name: str, now_s: float = 0.0) -> list[Decision]:
+        return super().remove_function(name, max(now_s, self._now_s))
+
+    def request(self, request_id: str, name: str, now_s: float = 0.0) -> list[Decision]:
+        return super().request(request_id, name, max(now_s, self._now_s))
+
+    def add_standby(self, standby: Standby, now_s: float = 0.0) -> list[Decision]:
+        return super().add_standby(standby, max(now_s, self._now_s))
+
+    def refused(self, ticket: int, phase: str, message: str, now_s: float = 0.0) -> list[Decision]:
+        return super().refused(ticket, phase, message, max(now_s, self._now_s))
+
+    def died(self, sandbox_id: str, now_s: float = 0.0, *, never_ready: str = "") -> list[Decision]:
+        return super().died(sandbox_id, max(now_s, self._now_s), never_ready=never_ready)
+
+    def zygote_up(self, zygote: LiveZygote, now_s: float = 0.0) -> list[Decision]:
+        return super().zygote_up(zygote, max(now_s, self._now_s))
 
 
 def make(*, concurrency: int = 4, total: int = 10, queue: int = 5) -> Pools:
@@ -27,12 +55,13 @@ def make(*, concurrency: int = 4, total: int = 10, queue: int = 5) -> Pools:
         function_concurrency=concurrency,
         queue_per_function=queue,
         freeze_after_s=1.0,
-        idle_timeout_s=60.0,
     )
-    return Pools(limits, itertools.count(1))
+    return TimedPools(
+        limits, itertools.count(1), make_policy("keepalive", PolicySettings(keep_alive_s=60.0), [RUNTIME])
+    )
 
 
-def ready(*specs: FunctionSpec, **limits: int) -> Pools:
+def ready(*specs: FunctionModel, **limits: int) -> Pools:
     pools = make(**limits)
     for zygote in (BASE, PANDAS):
         pools.zygote_up(zygote)
@@ -208,7 +237,7 @@ def test_requests_wait_for_a_standby_too():
 
 
 def test_a_full_node_evicts_the_least_recently_used_of_another_function():
-    other = FunctionSpec("other", "v1", RUNTIME)
+    other = FunctionModel("other", "v1", RUNTIME)
     pools = ready(PLAIN, FRAMES, other, total=2)
     run_one(pools, "r1", "plain", "s1", 1)
     run_one(pools, "r2", "other", "s2", 2)
@@ -218,7 +247,7 @@ def test_a_full_node_evicts_the_least_recently_used_of_another_function():
 
 
 def test_no_more_is_evicted_than_requests_wait():
-    other = FunctionSpec("other", "v1", RUNTIME)
+    other = FunctionModel("other", "v1", RUNTIME)
     pools = ready(PLAIN, FRAMES, other, total=2)
     run_one(pools, "r1", "plain", "s1", 1)
     run_one(pools, "r2", "other", "s2", 2)
@@ -260,14 +289,14 @@ def test_a_new_version_kills_idle_sandboxes_and_lets_busy_ones_finish():
     pools.started(one.ticket, "s1", 0)
     pools.started(two.ticket, "s2", 0)
     pools.release("s1", 1, reusable=True)
-    assert pools.put_function(FunctionSpec("plain", "v2", RUNTIME)) == [Kill("s1", "version")]
+    assert pools.put_function(FunctionModel("plain", "v2", RUNTIME)) == [Kill("s1", "version")]
     assert pools.release("s2", 2, reusable=True) == [Kill("s2", "version")]
 
 
 def test_a_start_of_the_old_version_is_killed_and_done_again():
     pools = ready(PLAIN)
     (start,) = pools.request("r1", "plain")
-    pools.put_function(FunctionSpec("plain", "v2", RUNTIME))
+    pools.put_function(FunctionModel("plain", "v2", RUNTIME))
     kill, again = pools.started(start.ticket, "s1", 0)
     assert kill == Kill("s1", "version")
     assert again.version == "v2"
@@ -366,7 +395,7 @@ def test_adoption_keeps_current_versions_only():
 def test_a_deploy_during_adoption_kills_the_adopted():
     pools = ready(PLAIN)
     pools.adopt_begin("s3", "plain", "v1", "base")
-    pools.put_function(FunctionSpec("plain", "v2", RUNTIME))
+    pools.put_function(FunctionModel("plain", "v2", RUNTIME))
     assert pools.adopt_done("s3", 5) == [Kill("s3", "version")]
 
 
@@ -390,7 +419,7 @@ class PoolsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pools = ready(PLAIN, FRAMES, FunctionSpec("other", "v1", RUNTIME), **self.limits)
+        self.pools = ready(PLAIN, FRAMES, FunctionModel("other", "v1", RUNTIME), **self.limits)
         self.now_s = 0.0
         self.numbers = itertools.count(1)
         self.waiting: dict[str, str] = {}
@@ -478,7 +507,7 @@ class PoolsMachine(RuleBasedStateMachine):
 
     @rule(version=st.sampled_from(["v1", "v2", "v3"]))
     def deploy(self, version: str) -> None:
-        self.take(self.pools.put_function(FunctionSpec("plain", version, RUNTIME)))
+        self.take(self.pools.put_function(FunctionModel("plain", version, RUNTIME)))
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 100.0]))
     def pass_time(self, seconds: float) -> None:

@@ -181,6 +181,7 @@ def test_the_node_can_be_looked_at(tmp_path: Path):
             await gateway.deploy("hello")
             await gateway.deploy("frames", requirements="pandas==2")
             await gateway.invoke("hello")
+            await until(lambda: any(name.startswith("z-") for name in gateway.node.zygotes))
             _, body, _ = await gateway.call("GET", "/v1/status")
             assert (body["node"], body["run"], body["state"]) == ("node-1", "run-1", "ready")
             assert body["start_kinds"] == {"helped": 1}

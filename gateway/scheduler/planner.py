@@ -1,0 +1,156 @@
+"""From a policy's plan to zygotes: asks it when it is due, keeps the directory of live ones true. Pure.
+
+The same object serves the gateway and the simulator: what pagurusd tells comes in, with the time; what is to be
+done comes out.
+"""
+
+from collections.abc import Sequence
+
+from gateway.scheduler.decisions import Decision
+from gateway.scheduler.plan import base_zygote_id
+from gateway.scheduler.policy import FunctionModel, Policy, ZygoteSpec
+from gateway.scheduler.pools import Pools
+from gateway.scheduler.sources import LiveZygote
+from gateway.scheduler.zygotes import Action, Zygotes, ZygoteState
+from runtime.model import EnvironmentId, FunctionName, RuntimeName, ZygoteId
+from runtime.protocol import DropZygote, ZygoteDied, ZygoteFailed, ZygoteReady
+
+Out = Decision | Action
+
+
+class Planner:
+    """Policy, pools and zygotes of one node."""
+
+    def __init__(self, policy: Policy, pools: Pools, zygotes: Zygotes) -> None:
+        self.policy = policy
+        self.zygotes = zygotes
+        self._pools = pools
+        self._imports: dict[EnvironmentId, tuple[str, ...]] = {}
+        self._users: dict[EnvironmentId, set[FunctionName]] = {}
+        self._used: dict[FunctionName, EnvironmentId] = {}
+        self._plan: tuple[ZygoteSpec, ...] = ()
+
+    def put_function(self, model: FunctionModel, now_s: float) -> list[Out]:
+        """A function is new, or has another version."""
+        self._use(model.name, model.environment)
+        if model.environment is not None:
+            self._imports[model.environment] = model.imports
+        return [*self._pools.put_function(model, now_s)]
+
+    def remove_function(self, name: FunctionName, now_s: float) -> list[Out]:
+        """A function is gone."""
+        self._use(name, None)
+        return [*self._pools.remove_function(name, now_s)]
+
+    def set_runtimes(self, runtimes: Sequence[RuntimeName], now_s: float) -> list[Out]:
+        """The node has other runtimes now."""
+        self.policy.set_runtimes(runtimes, now_s)
+        return self.plan(now_s)
+
+    def tick(self, now_s: float) -> list[Out]:
+        """Ask the policy when it is due; try again what failed and has waited its pause."""
+        out: list[Out] = [*self.zygotes.tick(now_s)]
+        return [*out, *self.plan(now_s)] if now_s >= self.policy.next_plan_s() else out
+
+    def plan(self, now_s: float) -> list[Out]:
+        """Make the zygotes fit what the policy wants now."""
+        wanted = tuple(self.policy.plan(now_s))
+        if wanted == self._plan:
+            return []
+        self._plan = wanted
+        actions = self.zygotes.set_plan(wanted)
+        out: list[Out] = [*actions]
+        for action in actions:
+            if isinstance(action, DropZygote):
+                self._pools.zygote_down(action.zygote)
+        for zygote in list(self._pools.sources.zygotes.values()):  # the directory says whom they help now
+            entry = self.zygotes.entries.get(zygote.id)
+            if entry is not None and entry.spec is not None and entry.spec.functions != zygote.functions:
+                out += self._pools.zygote_up(self._live(entry.spec, zygote), now_s)
+        return out
+
+    def next_due_s(self) -> float:
+        """When `tick` has something to do."""
+        return min(self.policy.next_plan_s(), self.zygotes.next_due_s())
+
+    def ready(self, message: ZygoteReady, now_s: float) -> list[Out]:
+        """A zygote can fork."""
+        before = self.zygotes.entries.get(message.zygote)
+        was_ready = before is not None and before.state is ZygoteState.READY
+        out: list[Out] = [*self.zygotes.ready(message, now_s)]
+        entry = self.zygotes.entries[message.zygote]
+        if entry.state is ZygoteState.READY:
+            spec = entry.spec or _found(message)
+            helped = self._directory(spec, message)
+            uncovered = set(spec.environments) - set(message.environments)
+            if not was_ready:
+                self.policy.zygote_up(message.zygote, message.memory_bytes, message.start_ms, now_s)
+                self.policy.uncovered(message.zygote, uncovered, now_s)
+            out += self._pools.zygote_up(helped, now_s)
+        for action in out:
+            if isinstance(action, DropZygote):
+                self._pools.zygote_down(action.zygote)
+        return out
+
+    def failed(self, message: ZygoteFailed, now_s: float) -> list[Out]:
+        """A zygote could not be made."""
+        self._down(message.zygote, message.message, now_s)
+        return [*self.zygotes.failed(message, now_s), *self._hopeless(message.zygote)]
+
+    def died(self, message: ZygoteDied, now_s: float) -> list[Out]:
+        """A zygote ended."""
+        self._down(message.zygote, message.reason, now_s)
+        return [*self.zygotes.died(message, now_s), *self._hopeless(message.zygote)]
+
+    def has_base(self, runtime: RuntimeName) -> bool:
+        """Whether functions of the runtime can be started."""
+        entry = self.zygotes.entries.get(base_zygote_id(runtime))
+        return entry is not None and entry.state is ZygoteState.READY
+
+    def _down(self, zygote: ZygoteId, reason: str, now_s: float) -> None:
+        self._pools.zygote_down(zygote)
+        self.policy.zygote_down(zygote, reason, now_s)
+
+    def _hopeless(self, zygote: ZygoteId) -> list[Out]:
+        """Who waits for a runtime whose base zygote is given up need not wait."""
+        entry = self.zygotes.entries.get(zygote)
+        if entry is None or entry.spec is None or not (entry.is_base and entry.is_given_up):
+            return []
+        return [*self._pools.runtime_hopeless(entry.spec.runtime, entry.reason)]
+
+    def _use(self, name: FunctionName, environment: EnvironmentId | None) -> None:
+        """Remember which environments functions have; what none has is forgotten."""
+        before = self._used.pop(name, None)
+        if before is not None:
+            self._users[before].discard(name)
+            if not self._users[before]:
+                del self._users[before]
+                self._imports.pop(before, None)
+        if environment is not None:
+            self._used[name] = environment
+            self._users.setdefault(environment, set()).add(name)
+
+    def _directory(self, spec: ZygoteSpec, message: ZygoteReady) -> LiveZygote:
+        """Whom the zygote covers, and whom it helps in part, by what it has really imported.
+
+        What failed to import in it counts as imported: it fails in the function too, or is found only there.
+        """
+        imported = set(message.import_ms) | set(message.failed)
+        covered: set[EnvironmentId] = set()
+        saves_ms: dict[EnvironmentId, float] = {}
+        for environment in message.environments:
+            wanted = self._imports.get(environment)
+            if wanted is None or imported.issuperset(wanted):
+                covered.add(environment)
+            elif (saved_ms := sum(message.import_ms.get(module, 0.0) for module in wanted)) > 0:
+                saves_ms[environment] = saved_ms
+        live = LiveZygote(message.zygote, message.runtime, frozenset(covered), saves_ms)
+        return self._live(spec, live)
+
+    def _live(self, spec: ZygoteSpec, known: LiveZygote) -> LiveZygote:
+        return LiveZygote(known.id, known.runtime, known.environments, known.saves_ms, spec.functions, spec.owner)
+
+
+def _found(message: ZygoteReady) -> ZygoteSpec:
+    """What is known of a zygote that a former gateway has left."""
+    return ZygoteSpec(message.zygote, message.runtime, message.environments, tuple(message.import_ms), ())

@@ -1,0 +1,293 @@
+"""The policy of Pagurus itself: memory goes where it saves the most expected start time per byte. Pure.
+
+With a base zygote always there, a start costs milliseconds where a zygote covers the function, and its imports
+where none does. So idle sandboxes are worth little and covering zygotes much: sandboxes are kept for as long as a new
+start would cost (the break-even of ski rental, Karlin et al. 1988: never more than twice the best), and the
+environments of functions are packed into few zygotes, each environment as long as the start time that it is expected to
+save is worth its memory. docs/decisions/adaptive.md says what was tried and what did not help.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from gateway.scheduler.arrival_rates import DecayingRate, GapHistogram
+from gateway.scheduler.packing import Packed, pack
+from gateway.scheduler.plan import base_zygote_id, package_zygote_id
+from gateway.scheduler.policy import (
+    OWN_CODE,
+    FunctionModel,
+    Idle,
+    Policy,
+    PolicySettings,
+    Retire,
+    Stay,
+    Verdict,
+    ZygoteSpec,
+)
+from runtime.model import EnvironmentId, FunctionName, RuntimeName, StartKind, ZygoteId
+from runtime.protocol import StandbyTarget
+
+HELPED_MS = 3.0  # a helped start, with all that it makes others wait for
+COLD_MS = 10.0  # of a cold start beside the imports as they were measured: page faults, looking up files
+HELPER_BYTES = 2_500_000  # private memory of an idle helper without code of its own
+ZYGOTE_BYTES = 12_000_000  # of an interpreter that has imported nothing yet
+MEMORY_S = 3600.0  # how long arrivals count
+HORIZON_S = 60.0  # between plans
+QUIET_S = 0.2  # between plans of which each follows a change of the population
+STAY_MIN_S, STAY_MAX_S = 1.0, 600.0
+REPACK_SHARE = 0.8  # zygotes that would do are packed anew when that takes less than this of their memory
+KEEP_SHARE = 0.5  # what is held is dropped only below this share of what would make it be taken
+STANDBY_RATES_PER_S = (0.05, 0.5)  # of starts, from which on there is one standby, two
+
+
+@dataclass(slots=True)
+class _Known:
+    model: FunctionModel
+    arrivals: DecayingRate
+    starts: DecayingRate
+    gaps: GapHistogram = field(default_factory=GapHistogram)
+    sandboxes: int = 0
+    why: str = ""
+
+
+@dataclass(slots=True)
+class _Environment:
+    """One environment with its functions."""
+
+    id: EnvironmentId
+    runtime: RuntimeName
+    tenant: str
+    model: FunctionModel
+    functions: list[_Known] = field(default_factory=list)
+
+
+class Adaptive(Policy):
+    """See the module. Settings used: zygotes_max, standbys, memory_bytes, price_ms_per_mb_s, cold_weight."""
+
+    name: ClassVar[str] = "adaptive"
+
+    def __init__(self, settings: PolicySettings, runtimes: Sequence[RuntimeName]) -> None:
+        super().__init__(settings, runtimes)
+        self._known: dict[FunctionName, _Known] = {}
+        self._bare: dict[RuntimeName, DecayingRate] = {}
+        self._held: dict[EnvironmentId, str] = {}  # with why
+        self._groups: list[Packed] = []
+        self._alone: set[EnvironmentId] = set()
+        self._changed_s: float | None = None  # None: plan at once
+        self._planned_s = float("-inf")
+        self._plan_s = 0.0
+
+    # --- what is told
+
+    def put_function(self, model: FunctionModel, now_s: float) -> None:
+        known = self._known.get(model.name)
+        if known is None:
+            self._known[model.name] = _Known(model, DecayingRate(MEMORY_S, now_s), DecayingRate(MEMORY_S, now_s))
+        else:
+            known.model = model
+        self._note_change(now_s)
+
+    def remove_function(self, name: FunctionName, now_s: float) -> None:
+        if self._known.pop(name, None) is not None:
+            self._note_change(now_s)
+
+    def set_runtimes(self, runtimes: Sequence[RuntimeName], now_s: float) -> None:
+        super().set_runtimes(runtimes, now_s)
+        self._changed_s = None
+
+    def arrived(self, name: FunctionName, now_s: float) -> None:
+        known = self._known.get(name)
+        if known is not None:
+            known.arrivals.add(now_s)
+            known.gaps.add(now_s)
+            if known.model.environment is not None and known.model.environment not in self._held:
+                self._plan_s = min(self._plan_s, now_s + STAY_MIN_S)  # it was given up, and is wanted again
+
+    def started(self, name: FunctionName, kind: StartKind, zygote: ZygoteId | None, now_s: float) -> None:
+        known = self._known.get(name)
+        if known is None:
+            return
+        known.starts.add(now_s)
+        if known.model.environment is None or kind is StartKind.COLD:
+            self._bare.setdefault(known.model.runtime, DecayingRate(MEMORY_S, now_s)).add(now_s)
+
+    def sandboxes(self, name: FunctionName, count: int, now_s: float) -> None:
+        known = self._known.get(name)
+        if known is not None:
+            known.sandboxes = count
+
+    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> None:
+        fresh = set(environments) - self._alone
+        if fresh:
+            self._alone |= fresh
+            self._changed_s = None
+
+    # --- what is decided
+
+    def idled(self, idle: Idle, now_s: float) -> Verdict:
+        known = self._known.get(idle.function)
+        if known is None:
+            return Retire("its function is gone")
+        return Stay(now_s + self._stay_s(known, idle, now_s))
+
+    def due(self, idle: Idle, now_s: float) -> Verdict:
+        known = self._known.get(idle.function)
+        if known is None:
+            return Retire("its function is gone")
+        stay_s = self._stay_s(known, idle, now_s)
+        if now_s - idle.idle_since_s < stay_s - 1e-6:
+            return Stay(idle.idle_since_s + stay_s)
+        known.why = f"idle for {stay_s:.1f} s, when a new start costs less than its memory"
+        return Retire(known.why)
+
+    def next_plan_s(self) -> float:
+        if self._changed_s is None:
+            return 0.0
+        return min(self._plan_s, self._changed_s)
+
+    def plan(self, now_s: float) -> Sequence[ZygoteSpec]:
+        if self._changed_s is not None and self._changed_s <= now_s:
+            self._planned_s = now_s
+        self._changed_s, self._plan_s = float("inf"), now_s + HORIZON_S
+        environments = self._environments()
+        self._held = self._choose(environments, now_s)
+        self._regroup([environments[one] for one in self._held])
+        specs = [self._base(runtime, now_s) for runtime in self.runtimes]
+        for group in self._groups:
+            specs.append(self._spec(group, environments, now_s))
+        return specs
+
+    def explain(self, name: FunctionName, now_s: float) -> dict[str, object]:
+        known = self._known.get(name)
+        if known is None:
+            return {}
+        environment = known.model.environment
+        return {
+            "arrivals_per_s": known.arrivals.per_s(now_s),
+            "starts_per_s": known.starts.per_s(now_s),
+            "arrival_within_horizon": known.gaps.within(HORIZON_S, now_s),
+            "stay_s": self._stay_s(known, Idle("", name, StartKind.HELPED, now_s), now_s),  # type: ignore[arg-type]
+            "sandboxes": known.sandboxes,
+            "import_ms": known.model.import_ms,
+            "preloaded": environment is None or environment in self._held,
+            "why_preloaded": self._held.get(environment, "") if environment is not None else "it needs no packages",
+            "why_retired": known.why,
+        }
+
+    # --- sandboxes
+
+    def _stay_s(self, known: _Known, idle: Idle, now_s: float) -> float:
+        """How long an idle sandbox is worth its memory: what a new start would cost over what it costs to hold.
+
+        Twice that where arrivals come faster, a fifth where they do not come in that time mostly.
+        """
+        model, is_held = known.model, known.model.environment is None or known.model.environment in self._held
+        own = model.costs.get(OWN_CODE)
+        start_ms = HELPED_MS + (own.ms if own else 0.0) + (0.0 if is_held else model.import_ms)
+        held_mb = (HELPER_BYTES + (own.memory_bytes if own else 0)) / 1e6
+        if idle.kind is StartKind.COLD:
+            held_mb += model.import_bytes / 1e6
+        even_s = start_ms / (self.settings.price_ms_per_mb_s * held_mb)
+        even_s *= 2.0 if known.arrivals.per_s(now_s) * even_s >= 1.0 else 0.2
+        return min(max(even_s, STAY_MIN_S), STAY_MAX_S)
+
+    # --- zygotes
+
+    def _note_change(self, now_s: float) -> None:
+        """Plan now, but of many changes at once not for each."""
+        if self._changed_s is not None:
+            self._changed_s = min(self._changed_s, max(now_s, self._planned_s + QUIET_S))
+
+    def _environments(self) -> dict[EnvironmentId, _Environment]:
+        found: dict[EnvironmentId, _Environment] = {}
+        for name in sorted(self._known):
+            known = self._known[name]
+            model = known.model
+            if model.environment is None or model.runtime not in self.runtimes:
+                continue
+            one = found.setdefault(
+                model.environment, _Environment(model.environment, model.runtime, model.tenant, model)
+            )
+            one.functions.append(known)
+        return found
+
+    def _choose(self, environments: dict[EnvironmentId, _Environment], now_s: float) -> dict[EnvironmentId, str]:
+        """Environments worth their memory, the best first, within the budget; each with why."""
+        values = {one.id: self._value(one, now_s) for one in environments.values()}
+        order = sorted(
+            environments.values(), key=lambda one: (-values[one.id] / max(1.0, one.model.import_bytes / 1e6), one.id)
+        )
+        held: dict[EnvironmentId, str] = {}
+        seen: set[tuple[RuntimeName, str, str]] = set()
+        used_mb = 0.0
+        for one in order:
+            fresh_mb = 0.0
+            for name, version in one.model.distributions.items():
+                if (one.runtime, name, version) not in seen:
+                    fresh_mb += one.model.cost(name).memory_bytes / 1e6
+            price = self.settings.price_ms_per_mb_s * max(fresh_mb, 0.1)
+            wanted = price * (KEEP_SHARE if one.id in self._held else 1.0)
+            if values[one.id] < wanted or (used_mb + fresh_mb) * 1e6 > self.settings.memory_bytes:
+                continue
+            used_mb += fresh_mb
+            seen.update((one.runtime, name, version) for name, version in one.model.distributions.items())
+            held[one.id] = f"saves {values[one.id]:.3g} ms/s (weighted) for {fresh_mb:.1f} MB at {price:.3g} ms/s"
+        return held
+
+    def _value(self, one: _Environment, now_s: float) -> float:
+        """Expected start time saved per second, cold starts weighted: ms/s."""
+        rate = 0.0
+        for known in one.functions:
+            soon = known.gaps.within(HORIZON_S, now_s)
+            per_s = max(known.starts.per_s(now_s), (soon or 0.0) / HORIZON_S)
+            rate += min(per_s, max(known.arrivals.per_s(now_s), 1e-9)) if soon is None else per_s
+        return rate * (COLD_MS + one.model.import_ms) * self.settings.cold_weight
+
+    def _regroup(self, held: Sequence[_Environment]) -> None:
+        """Keep zygotes that would do; what is new gets one of its own, until packing all anew saves enough."""
+        models = {one.id: one.model for one in held}
+        kept = [group.only(models) for group in self._groups]
+        kept = [group for group in kept if group.members]
+        placed = {one for group in kept for one in group.members}
+        fresh = pack([models[one] for one in models if one not in placed], alone=self._alone)
+        current = [*kept, *fresh]
+        ideal = pack(list(models.values()), alone=self._alone)
+        is_split = any(one in self._alone and len(group.members) > 1 for group in current for one in group.members)
+        if (
+            is_split
+            or not self._groups
+            or _bytes(ideal) < REPACK_SHARE * _bytes(current)
+            or len(current) + len(self.runtimes) > self.settings.zygotes_max
+        ):
+            current = ideal
+        self._groups = current[: max(0, self.settings.zygotes_max - len(self.runtimes))]
+
+    def _spec(self, group: Packed, environments: dict[EnvironmentId, _Environment], now_s: float) -> ZygoteSpec:
+        ids = sorted(group.members)
+        targets, functions = [], set()
+        for one in ids:
+            starts = sum(known.starts.per_s(now_s) for known in environments[one].functions)
+            count = sum(starts >= rate for rate in STANDBY_RATES_PER_S)
+            targets.append(StandbyTarget(environment=one, count=min(count, self.settings.standbys)))
+            functions |= {known.model.name for known in environments[one].functions}
+        imports = sorted({module for one in ids for module in group.members[one].imports})
+        return ZygoteSpec(
+            package_zygote_id(group.runtime, ids),
+            group.runtime,
+            tuple(ids),
+            tuple(imports),
+            tuple(targets),
+            functions=frozenset(functions),
+            why="; ".join(f"{one[:8]} {self._held[one]}" for one in ids)[:500],
+        )
+
+    def _base(self, runtime: RuntimeName, now_s: float) -> ZygoteSpec:
+        rate = self._bare[runtime].per_s(now_s) if runtime in self._bare else 0.0
+        count = min(max(1, sum(rate >= limit for limit in STANDBY_RATES_PER_S)), self.settings.standbys)
+        targets = (StandbyTarget(environment=None, count=count),)
+        return ZygoteSpec(base_zygote_id(runtime), runtime, (), (), targets, why="every start may need it")
+
+
+def _bytes(groups: Sequence[Packed]) -> int:
+    return sum(ZYGOTE_BYTES + group.memory_bytes for group in groups)
