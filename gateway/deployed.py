@@ -49,6 +49,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             imports=environment.imports if environment else (),
             costs=self.import_costs,
             policy=self.policy,
+            modules=environment.modules if environment else {},
+            requires=environment.requires if environment else {},
         )
 
     @property

@@ -29,7 +29,7 @@ from runtime.model import (
     RuntimeName,
 )
 
-FORMAT = 2  # raise it when the same lock gives another environment, so that old ones are not taken for new ones
+FORMAT = 3  # raise it when the same lock gives another environment, so that old ones are not taken for new ones
 SEEN_AT = "/opt/env/"  # where sandboxes have an environment mounted (DESIGN section 3)
 IMPORTS_PER_DISTRIBUTION_MAX = 16
 CONFLICTS_MAX = 100  # kept of one environment
@@ -75,6 +75,8 @@ def compose(
         runtime=runtime,
         distributions=tuple(sorted(one.distribution for one in facts)),
         imports=tuple(sorted(imports)),
+        modules={one.distribution.name: one.imports for one in facts if one.imports},
+        requires={one.distribution.name: tuple(sorted(_needed(one, runtime) & by_name.keys())) for one in facts},
     )
     return EnvironmentManifest(
         environment=environment,

@@ -67,13 +67,15 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """The installed packages of one lock.
 
     imports: top-level modules of the *declared* requirements, which a zygote imports and the
-    deploy's check tries.
+    deploy's check tries. modules: those of every distribution. requires: what each needs of the others.
     """
 
     id: EnvironmentId
     runtime: RuntimeName
     distributions: tuple[Distribution, ...] = ()
     imports: tuple[str, ...] = ()
+    modules: dict[str, tuple[str, ...]] = {}
+    requires: dict[str, tuple[str, ...]] = {}
 
 
 class Locked(msgspec.Struct, frozen=True, kw_only=True):

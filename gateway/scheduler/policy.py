@@ -33,6 +33,8 @@ class FunctionModel:
 
     distributions: name -> version of the whole lock. imports: modules that a zygote imports for it.
     costs: what importing each distribution took at its deploy, by name; OWN_CODE: the function itself.
+    modules, requires: of each distribution the top-level modules that it has and the distributions that it needs, as
+    far as known; policies that cache single distributions then know more than names tell.
     """
 
     name: FunctionName
@@ -44,6 +46,8 @@ class FunctionModel:
     costs: Mapping[str, ImportCost] = field(default_factory=dict)
     tenant: str = "default"
     policy: str = ""  # its own; '' takes the node's
+    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def cost(self, distribution: str) -> ImportCost:
         """What importing one distribution takes; a guess where nothing was measured."""

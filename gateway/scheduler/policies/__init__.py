@@ -6,11 +6,12 @@ from gateway.scheduler.policies.adaptive import Adaptive
 from gateway.scheduler.policies.keepalive import KeepAlive
 from gateway.scheduler.policies.pagurus import Paper
 from gateway.scheduler.policies.prewarm import Prewarm
+from gateway.scheduler.policies.sock import Sock
 from gateway.scheduler.policy import Policy, PolicySettings
 from runtime.errors import ConfigError
 from runtime.model import RuntimeName
 
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Adaptive, KeepAlive, Prewarm, Paper)}
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Adaptive, KeepAlive, Prewarm, Sock, Paper)}
 
 
 def make(name: str, settings: PolicySettings, runtimes: Sequence[RuntimeName]) -> Policy:

@@ -53,13 +53,21 @@ class _Known:
 
 @dataclass(slots=True)
 class _Environment:
-    """One environment with its functions."""
+    """One environment with its functions. costs: (name, version) -> bytes."""
 
     id: EnvironmentId
     runtime: RuntimeName
-    tenant: str
     model: FunctionModel
+    import_ms: float
+    import_mb: float
+    costs: dict[tuple[str, str], int]
     functions: list[_Known] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, known: _Known, environment: EnvironmentId) -> "_Environment":
+        model = known.model
+        costs = {(name, version): model.cost(name).memory_bytes for name, version in model.distributions.items()}
+        return cls(environment, model.runtime, model, model.import_ms, sum(costs.values()) / 1e6, costs)
 
 
 class Adaptive(Policy):
@@ -74,6 +82,8 @@ class Adaptive(Policy):
         self._held: dict[EnvironmentId, str] = {}  # with why
         self._groups: list[Packed] = []
         self._alone: set[EnvironmentId] = set()
+        self._environments: dict[EnvironmentId, _Environment] | None = None
+        self._grouped: object = None  # what the groups were made from
         self._changed_s: float | None = None  # None: plan at once
         self._planned_s = float("-inf")
         self._plan_s = 0.0
@@ -86,15 +96,17 @@ class Adaptive(Policy):
             self._known[model.name] = _Known(model, DecayingRate(MEMORY_S, now_s), DecayingRate(MEMORY_S, now_s))
         else:
             known.model = model
+        self._environments = None
         self._note_change(now_s)
 
     def remove_function(self, name: FunctionName, now_s: float) -> None:
         if self._known.pop(name, None) is not None:
+            self._environments = None
             self._note_change(now_s)
 
     def set_runtimes(self, runtimes: Sequence[RuntimeName], now_s: float) -> None:
         super().set_runtimes(runtimes, now_s)
-        self._changed_s = None
+        self._changed_s = self._environments = None
 
     def arrived(self, name: FunctionName, now_s: float) -> None:
         known = self._known.get(name)
@@ -150,7 +162,7 @@ class Adaptive(Policy):
         if self._changed_s is not None and self._changed_s <= now_s:
             self._planned_s = now_s
         self._changed_s, self._plan_s = float("inf"), now_s + HORIZON_S
-        environments = self._environments()
+        environments = self._all_environments()
         self._held = self._choose(environments, now_s)
         self._regroup([environments[one] for one in self._held])
         specs = [self._base(runtime, now_s) for runtime in self.runtimes]
@@ -199,39 +211,36 @@ class Adaptive(Policy):
         if self._changed_s is not None:
             self._changed_s = min(self._changed_s, max(now_s, self._planned_s + QUIET_S))
 
-    def _environments(self) -> dict[EnvironmentId, _Environment]:
-        found: dict[EnvironmentId, _Environment] = {}
-        for name in sorted(self._known):
-            known = self._known[name]
-            model = known.model
-            if model.environment is None or model.runtime not in self.runtimes:
-                continue
-            one = found.setdefault(
-                model.environment, _Environment(model.environment, model.runtime, model.tenant, model)
-            )
-            one.functions.append(known)
-        return found
+    def _all_environments(self) -> dict[EnvironmentId, _Environment]:
+        """Those of the functions, made anew when the population has changed."""
+        if self._environments is None:
+            found: dict[EnvironmentId, _Environment] = {}
+            for name in sorted(self._known):
+                known = self._known[name]
+                environment = known.model.environment
+                if environment is None or known.model.runtime not in self.runtimes:
+                    continue
+                if environment not in found:
+                    found[environment] = _Environment.of(known, environment)
+                found[environment].functions.append(known)
+            self._environments = found
+        return self._environments
 
     def _choose(self, environments: dict[EnvironmentId, _Environment], now_s: float) -> dict[EnvironmentId, str]:
         """Environments worth their memory, the best first, within the budget; each with why."""
         values = {one.id: self._value(one, now_s) for one in environments.values()}
-        order = sorted(
-            environments.values(), key=lambda one: (-values[one.id] / max(1.0, one.model.import_bytes / 1e6), one.id)
-        )
+        order = sorted(environments.values(), key=lambda one: (-values[one.id] / max(1.0, one.import_mb), one.id))
         held: dict[EnvironmentId, str] = {}
-        seen: set[tuple[RuntimeName, str, str]] = set()
+        seen: set[tuple[RuntimeName, tuple[str, str]]] = set()
         used_mb = 0.0
         for one in order:
-            fresh_mb = 0.0
-            for name, version in one.model.distributions.items():
-                if (one.runtime, name, version) not in seen:
-                    fresh_mb += one.model.cost(name).memory_bytes / 1e6
+            fresh_mb = sum(size for pin, size in one.costs.items() if (one.runtime, pin) not in seen) / 1e6
             price = self.settings.price_ms_per_mb_s * max(fresh_mb, 0.1)
             wanted = price * (KEEP_SHARE if one.id in self._held else 1.0)
             if values[one.id] < wanted or (used_mb + fresh_mb) * 1e6 > self.settings.memory_bytes:
                 continue
             used_mb += fresh_mb
-            seen.update((one.runtime, name, version) for name, version in one.model.distributions.items())
+            seen.update((one.runtime, pin) for pin in one.costs)
             held[one.id] = f"saves {values[one.id]:.3g} ms/s (weighted) for {fresh_mb:.1f} MB at {price:.3g} ms/s"
         return held
 
@@ -242,11 +251,14 @@ class Adaptive(Policy):
             soon = known.gaps.within(HORIZON_S, now_s)
             per_s = max(known.starts.per_s(now_s), (soon or 0.0) / HORIZON_S)
             rate += min(per_s, max(known.arrivals.per_s(now_s), 1e-9)) if soon is None else per_s
-        return rate * (COLD_MS + one.model.import_ms) * self.settings.cold_weight
+        return rate * (COLD_MS + one.import_ms) * self.settings.cold_weight
 
     def _regroup(self, held: Sequence[_Environment]) -> None:
         """Keep zygotes that would do; what is new gets one of its own, until packing all anew saves enough."""
-        models = {one.id: one.model for one in held}
+        made_from = ({one.id: one.model for one in held}, frozenset(self._alone), self.runtimes)
+        if made_from == self._grouped:
+            return
+        self._grouped, models = made_from, made_from[0]
         kept = [group.only(models) for group in self._groups]
         kept = [group for group in kept if group.members]
         placed = {one for group in kept for one in group.members}

@@ -114,7 +114,7 @@ def test_runtimes_that_go_take_their_zygotes_with_them(name: str):
     policy.idled(idle(), 0.0)
     policy.due(idle(), 60.0)
     policy.plan(61.0)
-    policy.runtimes = RUNTIMES[1:]
+    policy.set_runtimes(RUNTIMES[1:], 62.0)
     assert {spec.runtime for spec in policy.plan(10_000.0)} == {RUNTIMES[1]}
 
 
