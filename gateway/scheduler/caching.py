@@ -8,6 +8,7 @@ price the measured memory. One that others need comes with them.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gateway.scheduler.packing import DISTRIBUTIONS_MAX
 from gateway.scheduler.plan import ENVIRONMENTS_PER_ZYGOTE_MAX
 from gateway.scheduler.policy import FunctionModel
 from gateway.scheduler.unions import Pin, Union
@@ -76,7 +77,7 @@ class Draft:
         """Whether an environment can be mounted, too."""
         if environment.group != self.group or len(self.environments) >= ENVIRONMENTS_PER_ZYGOTE_MAX:
             return False
-        return self.mounted.takes(environment.pins)
+        return self.mounted.takes(environment.pins, DISTRIBUTIONS_MAX)
 
     def mount(self, environment: UsedEnvironment) -> None:
         """Mount an environment that it takes."""
@@ -165,8 +166,8 @@ class Catalogue:
         if uses < USES_MIN:
             return
         for name, version in model.distributions.items():
-            cost, modules = model.costs.get(name), modules_of(model, name)
-            if cost is None or not modules:
+            cost, modules = model.cost(name), modules_of(model, name)
+            if cost.ms <= 0.0 or not modules:
                 continue
             item = self.items.setdefault((group, (name, version)), Item())
             item.modules |= set(modules)

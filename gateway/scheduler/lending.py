@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.scheduler.choosing import weighted_sample
+from gateway.scheduler.packing import DISTRIBUTIONS_MAX
 from gateway.scheduler.plan import ENVIRONMENTS_PER_ZYGOTE_MAX, package_zygote_id, standby_target
 from gateway.scheduler.policy import FunctionModel, PolicySettings, ZygoteSpec
 from gateway.scheduler.unions import Pin, most_similar
@@ -79,7 +80,8 @@ class Population:
         group = self._groups[model.runtime, model.tenant]
         others = {name: pins for name, pins in group.items() if name != owner}
         limit = min(settings.similar_max, ENVIRONMENTS_PER_ZYGOTE_MAX - 1)
-        found = most_similar(group[owner], others, limit, salt=f"{settings.seed}/{owner}")
+        salt = f"{settings.seed}/{owner}"
+        found = most_similar(group[owner], others, limit, salt=salt, distributions_max=DISTRIBUTIONS_MAX)
         return tuple(name for name, _ in found)
 
 

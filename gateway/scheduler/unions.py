@@ -7,7 +7,7 @@ installs names only).
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
@@ -24,10 +24,13 @@ class Union:
         self.versions: dict[str, str] = {}
         self.add(pins)
 
-    def takes(self, pins: Iterable[Pin]) -> bool:
-        """Whether all of `pins` can be added."""
+    def takes(self, pins: Collection[Pin], distributions_max: float = math.inf) -> bool:
+        """Whether all of `pins` can be added, without more than `distributions_max` in all."""
         versions = self.versions
-        return all(versions.get(name, version) == version for name, version in pins)
+        if not all(versions.get(name, version) == version for name, version in pins):
+            return False
+        room = distributions_max - len(versions)
+        return len(pins) <= room or sum(name not in versions for name, _ in pins) <= room
 
     def add(self, pins: Iterable[Pin]) -> None:
         """Add `pins`, which it must take."""
@@ -50,13 +53,18 @@ def cosine(own: AbstractSet[Pin], other: AbstractSet[Pin]) -> float:
 
 
 def most_similar(
-    own: frozenset[Pin], candidates: Mapping[Name, frozenset[Pin]], limit: int, *, salt: str = ""
+    own: frozenset[Pin],
+    candidates: Mapping[Name, frozenset[Pin]],
+    limit: int,
+    *,
+    salt: str = "",
+    distributions_max: float = math.inf,
 ) -> list[tuple[Name, float]]:
     """Up to `limit` candidates with their similarity to `own`, the most similar first, all of them in one union.
 
-    Each is accepted unless it conflicts with `own` or with one before it. Among equally similar ones the order is by
-    a hash of salt and name: the same for any order of `candidates`, another for each salt, so that zygotes of
-    different owners help different functions.
+    Each is accepted unless it conflicts with `own` or with one before it, or makes the union too large. Among equally
+    similar ones the order is by a hash of salt and name: the same for any order of `candidates`, another for each salt,
+    so that zygotes of different owners help different functions.
     """
     known: dict[frozenset[Pin], float] = {}
     by_similarity: dict[float, list[Name]] = {}
@@ -71,7 +79,7 @@ def most_similar(
         for name in sorted(by_similarity[similarity], key=_tie_breaker(salt)):
             if len(chosen) >= limit:
                 return chosen
-            if union.takes(candidates[name]):
+            if union.takes(candidates[name], distributions_max):
                 union.add(candidates[name])
                 chosen.append((name, similarity))
     return chosen

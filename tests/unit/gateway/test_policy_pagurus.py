@@ -1,13 +1,19 @@
 """The paper's policy, scene by scene, with explicit times."""
 
 import dataclasses
+import itertools
 
 import pytest
 
+from gateway.scheduler.planner import Planner
 from gateway.scheduler.policies.pagurus import CHECK_S, SETTLE_S, UP_CHECK_S, Paper
 from gateway.scheduler.policy import FunctionModel, Idle, PolicySettings, Retire, Stay, ZygoteSpec
+from gateway.scheduler.pool import Limits
+from gateway.scheduler.pools import Pools
+from gateway.scheduler.zygotes import Zygotes
 from runtime.errors import ConfigError
 from runtime.model import StartKind
+from runtime.protocol import DropZygote, EnsureZygote, ZygoteReady
 
 RUNTIME = "python3.11"
 SETTINGS = PolicySettings(idle_first_s=60.0, keep_alive_s=600.0, helper_keep_alive_s=300.0, zygote_keep_alive_s=900.0)
@@ -348,3 +354,50 @@ def test_what_is_known_can_be_told():
     assert (zygote["id"], zygote["is_up"], zygote["helps"], zygote["candidates"]) == (spec.id, True, ["b"], 1)
     assert policy.explain("b", 61.0)["helped_by"] == [spec.id]
     assert told["idle_after_s"] == 60.0
+
+
+# --- with the pools and the zygotes of a node
+
+
+def ready(spec: EnsureZygote) -> ZygoteReady:
+    return ZygoteReady(
+        zygote=spec.zygote,
+        runtime=spec.runtime,
+        environments=spec.environments,
+        start_ms=300.0,
+        memory_bytes=1 << 20,
+        import_ms=dict.fromkeys(spec.imports, 10.0),
+    )
+
+
+def test_a_node_replaces_an_executor_by_a_zygote_that_helps_another_function():
+    limits = Limits(sandboxes_max=9, function_concurrency=4, queue_per_function=4, freeze_after_s=1e9)
+    pools = Pools(limits, itertools.count(1), policy := make())
+    planner = Planner(policy, pools, Zygotes())
+    for model in (A, B):
+        planner.put_function(model, 0.0)
+    (base,) = planner.plan(0.0)
+    planner.ready(ready(base), 0.1)
+    (start,) = pools.request("r1", "a", 1.0)
+    assert start.kind is StartKind.COLD
+    pools.started(start.ticket, "s1", 1.1)
+    assert pools.release("s1", 2.0, reusable=True, service_s=0.5, latency_s=1.0) == []
+
+    assert pools.tick(62.0) == []
+    (ensure,) = planner.tick(62.0)
+    assert ensure.imports == ("numpy", "pandas")
+    assert pools.tick(63.0) == []
+    planner.ready(ready(ensure), 63.5)
+    (kill,) = pools.tick(64.0)
+    assert (kill.sandbox, kill.reason) == ("s1", "idle")
+    pools.died("s1", 64.1)
+
+    (helped,) = pools.request("r2", "b", 70.0)
+    assert (helped.kind, helped.zygote) == (StartKind.HELPED, ensure.zygote)
+    (own,) = pools.request("r3", "a", 71.0)
+    assert (own.kind, own.zygote) == (StartKind.HELPED, ensure.zygote)
+    assert policy.explain("a", 71.0)["zygotes"][0]["expires_in_s"] == 900.0
+
+    planner.remove_function("a", 80.0)
+    (drop,) = planner.tick(80.0)
+    assert drop == DropZygote(zygote=ensure.zygote)

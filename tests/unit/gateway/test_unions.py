@@ -28,6 +28,15 @@ def test_a_union_takes_what_it_has_and_what_it_lacks_but_no_other_version():
     assert union.versions == {"a": "1", "b": "2"}
 
 
+def test_a_union_does_not_grow_above_the_limit():
+    union = Union(pins("a==1", "b==1"))
+    assert union.takes(pins("a==1", "c==1"), 3)
+    assert not union.takes(pins("a==1", "c==1", "d==1"), 3)
+    assert union.takes(pins("a==1", "b==1"), 2)
+    candidates = {"large": pins("a==1", "x==1", "y==1"), "small": pins("z==1")}
+    assert [name for name, _ in most_similar(pins("a==1"), candidates, 5, distributions_max=2)] == ["small"]
+
+
 def test_a_union_does_not_change_what_it_was_made_from():
     own = {"a": "1"}
     Union(own.items()).add(pins("b==1"))
