@@ -66,6 +66,7 @@ class NodeRoutes:
                 "run": welcome.run,
                 "version": welcome.version,
                 "runtimes": services.runtimes.names,
+                "policy": services.keeper.policy.name,
                 "uptime_s": services.clock.monotonic_s() - services.started_s,
                 "state": "draining" if services.stopping.is_set() else "ready" if not missing else "starting",
                 "missing": missing,

@@ -201,6 +201,7 @@ _STATUS: Json = record(
     run=TEXT,
     version=TEXT,
     runtimes=_TEXTS,
+    policy=TEXT,
     uptime_s=_NUMBER,
     state={"enum": ["starting", "ready", "draining"]},
     missing=_TEXTS,

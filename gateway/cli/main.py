@@ -28,6 +28,7 @@ COMMANDS = {
     "status": ("gateway.cli.status", "status", "Show the state of the node, or the live view of a function."),
     "runtimes": ("gateway.cli.runtimes", "runtimes", "List the Python versions of the node; add or remove one."),
     "logs": ("gateway.cli.logs", "logs", "Show what an invocation, or the last ones of a function, printed."),
+    "bench": ("gateway.cli.bench", "bench", "Measure a running node: replay a trace of calls."),
     "doctor": ("gateway.cli.doctor", "doctor", "Check that this machine has what pagurusd needs."),
 }
 

@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable, Sequence
 
 from gateway.replay.sampler import Sampler
-from gateway.replay.sender import LoopPacer, send_all
+from gateway.replay.sender import RealPacer, send_all
 from gateway.replay.summary import Replay
 from gateway.replay.timetable import Entry, Scale
 from gateway.replay.web import open_web
@@ -21,7 +21,7 @@ async def replay(
     gc.freeze()  # entries are many and live to the end: a full collection would make the sender late
     try:
         async with open_web(url, mode) as web, asyncio.TaskGroup() as group:
-            pacer = LoopPacer()
+            pacer = RealPacer()
             web.start(pacer)
             sampler = Sampler(web, pacer)
             sampling = group.create_task(sampler.run())

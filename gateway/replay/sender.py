@@ -5,6 +5,7 @@ this process kept its own times is part of the result.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -29,15 +30,14 @@ class Pacer(Protocol):
         ...
 
 
-class LoopPacer:
-    """The running event loop's clock, from now on."""
+class RealPacer:
+    """The machine's clock, from now on. Not the loop's, which uvloop keeps in whole milliseconds."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._start_s = self._loop.time()
+        self._start_s = time.monotonic()
 
     def now_s(self) -> float:
-        return self._loop.time() - self._start_s
+        return time.monotonic() - self._start_s
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -11,6 +11,7 @@ from gateway.replay.timetable import Scale
 from runtime.model import StartKind
 
 LATE_P99_MS_MAX = 50.0  # a sender that is later than this has not replayed the trace
+QUANTILES = 1001
 KINDS = tuple(str(kind) for kind in StartKind)
 
 Json = dict[str, Any]
@@ -41,6 +42,7 @@ def document(replay: Replay, *, host: Json, commit: str, parameters: Json) -> Js
         "rows": rows(replay),
         "ratios": {},
         "requests": requests(replay),
+        "start_ms": start_quantiles(replay),
         "node": node(replay),
     }
 
@@ -58,6 +60,14 @@ def rows(replay: Replay) -> list[Json]:
         found.append(row(f"start/{name}", [one.start_ms for one in group if one.start_ms is not None]))
         found.append(row(f"end-to-end/{name}", [one.end_to_end_ms for one in group if not one.failure]))
     return [each for each in found if each["n"]]
+
+
+def start_quantiles(replay: Replay) -> list[float]:
+    """Times of all starts of sandboxes, ascending, for plots: all of them, or 1001 quantiles from least to most."""
+    found = sorted(one.start_ms for one in replay.counted if one.kind != StartKind.WARM and one.start_ms is not None)
+    if len(found) > QUANTILES:
+        found = [found[round(share / (QUANTILES - 1) * (len(found) - 1))] for share in range(QUANTILES)]
+    return [round(one, 3) for one in found]
 
 
 def requests(replay: Replay) -> Json:

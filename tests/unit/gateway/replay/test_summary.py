@@ -2,7 +2,7 @@ import pytest
 
 from gateway.replay.outcomes import UNSENT, Outcome
 from gateway.replay.samples import Sample, SandboxSeen, ZygoteSeen
-from gateway.replay.summary import Replay, document, node, requests, row, rows, why_invalid
+from gateway.replay.summary import Replay, document, node, requests, row, rows, start_quantiles, why_invalid
 from gateway.replay.timetable import Scale
 
 
@@ -69,6 +69,12 @@ def test_help_that_nobody_needed_has_its_price():
     assert found["held_gb_s_total"] == pytest.approx(15.5)
 
 
+def test_start_times_for_plots_are_of_new_sandboxes_and_bounded():
+    assert start_quantiles(replay(outcome(11.0, start_ms=9.0), outcome(12.0, "cold", start_ms=5.0))) == [5.0]
+    many = [outcome(11.0, "helped", start_ms=float(number)) for number in range(2001)]
+    assert start_quantiles(replay(*many)) == [float(number) for number in range(0, 2001, 2)]
+
+
 def test_a_series_without_values_has_no_figures():
     assert row("x", []) == {"name": "x", "unit": "ms", "n": 0}
     assert row("x", range(1, 101))["p99"] == 100
@@ -76,4 +82,4 @@ def test_a_series_without_values_has_no_figures():
 
 def test_the_document_has_the_form_of_all_benchmarks():
     found = document(replay(outcome(11.0)), host={"cores": 2}, commit="abc", parameters={"speed": 12})
-    assert {"host", "commit", "parameters", "rows", "ratios", "requests", "node"} == set(found)
+    assert {"host", "commit", "parameters", "rows", "ratios", "requests", "start_ms", "node"} == set(found)
