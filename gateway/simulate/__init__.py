@@ -1,0 +1,1 @@
+"""The scheduler under virtual time: traces of days replayed in seconds, with costs that were measured."""
