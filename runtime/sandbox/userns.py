@@ -218,10 +218,10 @@ class UserNamespace:
             steps("mount proc")
             proc = mounts.proc()
             end.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [proc]))])
-            identity.set_resource_limits()
             children.redirect_standard_streams()
             os.dup2(control.fileno(), 3)
             syscalls.close_range(4)
+            identity.set_resource_limits()  # only now: pagurusd may have more open than the limit, and all was copied
             os.chdir("/")
             identity.keep_capabilities(frozenset(Capability))
             os.execve(program[0], list(program), environ)
