@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from gateway.cli import output
 from gateway.cli.client import Client, items
 
 if TYPE_CHECKING:
-    from gateway.replay.calls import Call
+    from gateway.simulate.traces import Arrival
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -28,7 +28,7 @@ def bench() -> None:
 @bench.command("trace", short_help="Replay a trace of calls and say what it met.")
 @click.argument("trace", type=FILE)
 @click.option("--applications", type=FILE, help="applications.json of an AWS trace: functions, offsets, durations.")
-@click.option("--durations", type=FILE, help="Percentiles of durations of an Azure trace; else each call takes 1 s.")
+@click.option("--durations", type=FILE, help="Percentiles of durations of an Azure trace.")
 @click.option("--speed", type=POSITIVE, default=1.0, show_default=True, help="Seconds of the trace in one of ours.")
 @click.option(
     "--time-scale", type=POSITIVE, default=1.0, show_default=True, help="Of durations and offsets; not of arrivals."
@@ -45,6 +45,7 @@ def bench() -> None:
     help="What functions do with their time.",
 )
 @click.option("--deal", is_flag=True, help="Deal the trace's functions out to those that are deployed, by name.")
+@click.option("--seed", default=0, show_default=True, help="Of the times within a second or minute of the trace.")
 @click.option("--csv", "csv_path", type=OUT, help="Write a row a request.")
 @click.option("--output", "json_path", type=OUT, help="Write the JSON to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
@@ -61,15 +62,16 @@ def trace(
     warmup_s: float,
     mode: str,
     deal: bool,
+    seed: int,
     csv_path: Path | None,
     json_path: Path | None,
     as_json: bool,
 ) -> None:
     """Replay the calls of TRACE against the node, each at its time, and say how they started and what that took.
 
-    TRACE is a CSV file, gzipped or not: `application,second,calls` with --applications, or a day of the Azure Functions
-    trace of 2019. A function that is called gets {"duration_s": seconds, "mode": "sleep" or "compute"}; underscores
-    in its name are hyphens, capitals small.
+    TRACE is a CSV file, gzipped or not: `application,second,calls` with --applications, or minutes of the Azure
+    Functions trace of 2019 with --durations. A function that is called gets {"duration_s": seconds, "mode": "sleep" or
+    "compute"}; underscores in its name are hyphens, capitals small.
 
     Open loop: a request goes out at its time whatever became of the others. --speed 12 makes 2 hours of arrivals
     10 minutes; durations stay as they are unless --time-scale says else. Status 1 when this was no replay, because the
@@ -85,16 +87,18 @@ def trace(
     if duration_s is not None and warmup_s >= duration_s:
         raise click.UsageError(f"--warmup {warmup_s:g} leaves nothing of --duration {duration_s:g}")
     client = Client(url)
-    calls = list(_read(trace, applications, durations, time_scale, (duration_s or float("inf")) * speed))
+    arrivals = _read(trace, applications, durations, time_scale, seed)
+    if duration_s is not None:
+        arrivals = [one for one in arrivals if one.at_s < duration_s * speed]
     deployed = [str(one["name"]) for one in items(client.get("/v1/functions"), "functions")]
-    wanted = {call.function for call in calls}
+    wanted = {one.function for one in arrivals}
     names = dealt_names(wanted, deployed) if deal else deployed_names(wanted, deployed)
     scale = Scale(speed, duration_s, warmup_s)
-    entries = timetable(calls, scale, names)
+    entries = timetable(arrivals, scale, names)
     progress = Progress(len(entries), silent=as_json)
     found = uvloop.run(replay(client.url, entries, scale, mode=mode, progress=progress))
     parameters = {"trace": trace.name, "speed": speed, "time_scale": time_scale, "duration_s": duration_s}
-    parameters |= {"warmup_s": warmup_s, "mode": mode, "dealt": deal, "functions": len(wanted)}
+    parameters |= {"warmup_s": warmup_s, "mode": mode, "dealt": deal, "seed": seed, "functions": len(wanted)}
     document = make_document(found, client.get("/v1/status"), parameters)
     if csv_path:
         with csv_path.open("w", newline="") as file:
@@ -127,16 +131,21 @@ class Progress:
 
 
 def _read(
-    trace: Path, applications: Path | None, durations: Path | None, time_scale: float, end_s: float
-) -> Iterable["Call"]:
-    """The calls that arrive before `end_s`, which is of the trace."""
-    from gateway.replay.traces import read_aws, read_azure
+    trace: Path, applications: Path | None, durations: Path | None, time_scale: float, seed: int
+) -> list["Arrival"]:
+    """All arrivals in the order of time. Raises ConfigError that names file and line."""
+    from gateway.simulate import applications as application_files
+    from gateway.simulate import azure, traces
 
-    if applications is not None:
-        calls = read_aws(trace, applications, time_scale=time_scale)
-    else:
-        calls = read_azure(trace, durations, time_scale=time_scale)
-    return (call for call in calls if call.at_s < end_s)
+    if not azure.is_azure(trace):
+        if applications is None:
+            raise click.UsageError("the trace names applications: --applications says which functions they have")
+        steps = application_files.read(applications)
+        return traces.read_calls(trace, steps, time_scale=time_scale, seed=seed).arrivals
+    if durations is None:
+        raise click.UsageError("an Azure trace has its durations in another file: --durations")
+    found = azure.read(trace, durations, None, seed=seed).arrivals
+    return [replace(one, service_s=one.service_s * time_scale) for one in found]
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

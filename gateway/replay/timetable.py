@@ -7,7 +7,7 @@ the trace's word (its reader's time scale), whatever the speed.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.replay.calls import Call
+from gateway.simulate.traces import Arrival
 from runtime.errors import PagurusError
 
 
@@ -34,11 +34,11 @@ class Entry:
     service_s: float
 
 
-def timetable(calls: Iterable[Call], scale: Scale, names: Mapping[str, str]) -> list[Entry]:
+def timetable(arrivals: Iterable[Arrival], scale: Scale, names: Mapping[str, str]) -> list[Entry]:
     """The requests in the order of their times. names: deployed function of each function of the trace."""
     found = (
-        Entry(call.at_s / scale.speed, number, names[call.function], call.duration_s)
-        for number, call in enumerate(calls)
+        Entry(call.at_s / scale.speed, number, names[call.function], call.service_s)
+        for number, call in enumerate(arrivals)
         if scale.duration_s is None or call.at_s < scale.duration_s * scale.speed
     )
     return sorted(found)

@@ -65,3 +65,4 @@ def test_the_node_shows_its_tree_and_a_function_its_live_view(fresh: Daemon):
     assert live["pool"]["idle"] + live["pool"]["frozen"] == 1 and "helped" in live["last_starts"]
     assert live["policy"] == fresh.get("/v1/status")["policy"]
     assert fresh.cli("status", "tree").returncode == 0
+    assert "zygote wanted: " in fresh.log(), "decisions are logged with their reasons"

@@ -1,9 +1,9 @@
 import pytest
 
-from gateway.replay.calls import Call
 from gateway.replay.timetable import Entry, ReplayError, Scale, dealt_names, deployed_names, timetable
+from gateway.simulate.traces import Arrival
 
-CALLS = [Call(120.0, "b", 0.4), Call(12.0, "a_x", 0.2), Call(13.2, "b", 0.4)]
+CALLS = [Arrival(120.0, "b", 0.4), Arrival(12.0, "a_x", 0.2), Arrival(13.2, "b", 0.4)]
 NAMES = {"a_x": "a-x", "b": "b"}
 
 
@@ -21,7 +21,7 @@ def test_what_comes_after_the_duration_is_left_out():
 
 
 def test_calls_of_one_moment_keep_the_order_of_the_trace():
-    calls = [Call(1.0, name, 0.1) for name in ("b", "a", "b")]
+    calls = [Arrival(1.0, name, 0.1) for name in ("b", "a", "b")]
     assert [entry.function for entry in timetable(calls, Scale(), {"a": "a", "b": "b"})] == ["b", "a", "b"]
 
 
