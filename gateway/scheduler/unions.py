@@ -71,6 +71,8 @@ def most_similar(
     similar ones the order is by a hash of salt and name: the same for any order of `candidates`, another for each salt,
     so that zygotes of different owners help different functions.
     """
+    if limit < 1:
+        return []
     known: dict[frozenset[Pin], float] = {}
     by_similarity: dict[float, list[Name]] = {}
     for name, pins in candidates.items():

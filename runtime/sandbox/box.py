@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -190,7 +189,7 @@ class Box:
         plan = self._plan
         os.setsid()
         identity.die_with_parent()
-        if select.select([keeper], [], [], 0)[0]:  # it had died before: no signal comes, and getppid says 0 here
+        if identity.has_ended(keeper):  # it had died before: no signal comes, and getppid says 0 here
             os._exit(children.EXIT_FAILED)
         steps("mount proc")
         proc = mounts.proc()

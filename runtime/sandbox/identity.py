@@ -5,6 +5,7 @@ Runs in pagurusd and, before exec, in the children it forks.
 
 import os
 import resource
+import select
 import signal
 from enum import IntEnum
 
@@ -108,6 +109,13 @@ def keep_capabilities(kept: frozenset[int]) -> None:
 def die_with_parent() -> None:
     """SIGKILL this process when pagurusd dies. To be called after the last change of uid, which clears it."""
     prctl.set_pdeathsig(signal.SIGKILL)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process has, without waiting. By poll: select refuses descriptors above 1023."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def set_resource_limits(*, open_files: int = 1024) -> None:

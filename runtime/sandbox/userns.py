@@ -8,7 +8,6 @@ pid namespace. I's death ends everything inside; I can only be reaped after ever
 import array
 import json
 import os
-import select
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -141,7 +140,7 @@ class UserNamespace:
         """Body of I up to its exec. keeper: pidfd of pagurusd."""
         os.setsid()
         identity.die_with_parent()
-        if select.select([keeper], [], [], 0)[0]:  # it had died before: no signal comes, and getppid says 0 here
+        if identity.has_ended(keeper):  # it had died before: no signal comes, and getppid says 0 here
             os._exit(children.EXIT_FAILED)
         steps("mount proc")
         proc = mounts.proc()
@@ -219,10 +218,10 @@ class UserNamespace:
             steps("mount proc")
             proc = mounts.proc()
             end.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [proc]))])
-            identity.set_resource_limits()
             children.redirect_standard_streams()
             os.dup2(control.fileno(), 3)
             syscalls.close_range(4)
+            identity.set_resource_limits()  # only now: pagurusd may have more open than the limit, and all was copied
             os.chdir("/")
             identity.keep_capabilities(frozenset(Capability))
             os.execve(program[0], list(program), environ)

@@ -1,5 +1,6 @@
 """What a zygote is, and what one that is hostile can do."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -143,6 +144,19 @@ async def test_an_import_that_fails_is_reported_and_the_rest_is_kept(bed: Bed):
     )
     bed.assign(sandbox, bed.assignment(code, environment=package.id))
     assert (await bed.call(sandbox)).value == "not today"
+
+
+@in_node()
+async def test_a_zygote_starts_where_pagurusd_has_thousands_of_descriptors(bed: Bed):
+    with contextlib.ExitStack() as stack:
+        for _ in range(
+            1500
+        ):  # as many as some hundreds of sandboxes need: more than select takes, or a zygote may have
+            stack.callback(os.close, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        await bed.zygote("base")
+        sandbox = await bed.parked(None)
+        bed.assign(sandbox, bed.assignment(bed.write_code("def main(param):\n    return param\n")))
+        assert (await bed.call(sandbox, 7)).value == 7
 
 
 @in_node()

@@ -1,5 +1,11 @@
 """Uid ranges and uids: handed out once, the longest unused first."""
 
+import contextlib
+import fcntl
+import os
+import resource
+import subprocess
+
 import pytest
 
 from runtime.errors import PoolExhaustedError
@@ -32,3 +38,18 @@ def test_uids_of_living_sandboxes_differ(monkeypatch: pytest.MonkeyPatch):
 def test_sandbox_uids_fit_into_a_range_and_leave_the_distributions_users_alone():
     assert FIRST_SANDBOX_UID >= 1000
     assert FIRST_SANDBOX_UID + identity.SANDBOX_UIDS <= RANGE
+
+
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2000, reason="few files may be open here")
+def test_the_end_of_a_process_is_seen_on_any_descriptor():
+    with contextlib.ExitStack() as stack:
+        pidfds = []
+        child = stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
+        for pid in (os.getpid(), child.pid):
+            low = os.pidfd_open(pid)
+            pidfds.append(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1500))
+            os.close(low)
+            stack.callback(os.close, pidfds[-1])
+        assert [identity.has_ended(pidfd) for pidfd in pidfds] == [False, False]
+        child.communicate()
+        assert [identity.has_ended(pidfd) for pidfd in pidfds] == [False, True]
