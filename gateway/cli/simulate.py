@@ -15,6 +15,7 @@ from gateway.scheduler import policies
 from gateway.scheduler.policy import PolicySettings
 from gateway.scheduler.sources import Mechanism
 from gateway.simulate import applications, azure, profile, simulation, traces
+from gateway.simulate.tally import WARMUP_S
 from runtime.errors import ConfigError
 from runtime.model import FunctionName
 
@@ -67,7 +68,21 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic 
     help="Multiplies offsets and durations of applications, not the trace's seconds.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all chance.")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Only so many seconds of the trace.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds of the trace in one of the simulation: calls come faster, and take as long.",
+)
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Only so many seconds of the simulation.")
+@click.option(
+    "--warmup",
+    type=click.FloatRange(min=0),
+    default=WARMUP_S,
+    show_default=True,
+    help="Seconds before which cold starts are not counted as after warm-up.",
+)
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
@@ -118,11 +133,13 @@ def simulate(
     plans = [_plan(name, seed, options) for name in names]
     known = profile.read(options["profile_path"])
     read, functions_profiles = _read(trace, known, seed, options)
+    read = read.at_speed(options["speed"])
     documents = []
     for plan in plans:
         began_s = time.perf_counter()
         document = simulation.simulate(plan, read, functions_profiles, known.runtimes)
-        document["parameters"] |= {"trace": trace.name, "time_scale": options["time_scale"], "seed": seed}
+        document["parameters"] |= {"trace": trace.name, "seed": seed}
+        document["parameters"] |= {what: options[what] for what in ("time_scale", "speed")}
         documents.append((document, time.perf_counter() - began_s))
     if as_json:
         found = [document for document, _ in documents]
@@ -148,6 +165,7 @@ def _plan(name: str, seed: int, options: Json) -> simulation.Plan:
         settings=PolicySettings(**settings),
         concurrency=options["concurrency"],
         duration_s=options["duration"],
+        warmup_s=options["warmup"],
     )
 
 
