@@ -29,6 +29,7 @@ COMMANDS = {
     "runtimes": ("gateway.cli.runtimes", "runtimes", "List the Python versions of the node; add or remove one."),
     "logs": ("gateway.cli.logs", "logs", "Show what an invocation, or the last ones of a function, printed."),
     "bench": ("gateway.cli.bench", "bench", "Measure a running node: replay a trace of calls."),
+    "simulate": ("gateway.cli.simulate", "simulate", "Replay a trace on a virtual node, to compare policies."),
     "doctor": ("gateway.cli.doctor", "doctor", "Check that this machine has what pagurusd needs."),
 }
 

@@ -81,7 +81,8 @@ class Population:
         others = {name: pins for name, pins in group.items() if name != owner}
         limit = min(settings.similar_max, ENVIRONMENTS_PER_ZYGOTE_MAX - 1)
         salt = f"{settings.seed}/{owner}"
-        found = most_similar(group[owner], others, limit, salt=salt, distributions_max=DISTRIBUTIONS_MAX)
+        blind = settings.choice == "random"
+        found = most_similar(group[owner], others, limit, salt=salt, distributions_max=DISTRIBUTIONS_MAX, blind=blind)
         return tuple(name for name, _ in found)
 
 

@@ -59,28 +59,37 @@ def most_similar(
     *,
     salt: str = "",
     distributions_max: float = math.inf,
+    blind: bool = False,
 ) -> list[tuple[Name, float]]:
-    """Up to `limit` candidates with their similarity to `own`, the most similar first, all of them in one union.
+    """Candidates with their similarity to `own`, the most similar first, all of them in one union.
+
+    limit: of different sets among them. Those with the same packages as `own` or one that was taken cost nothing more,
+    and come along.
+    blind: all count as equally similar, so that chance alone decides: what similarity is to be measured against.
 
     Each is accepted unless it conflicts with `own` or with one before it, or makes the union too large. Among equally
     similar ones the order is by a hash of salt and name: the same for any order of `candidates`, another for each salt,
     so that zygotes of different owners help different functions.
     """
+    if limit < 1:
+        return []
     known: dict[frozenset[Pin], float] = {}
     by_similarity: dict[float, list[Name]] = {}
     for name, pins in candidates.items():
         similarity = known.get(pins)
         if similarity is None:
-            similarity = known[pins] = cosine(own, pins)
+            similarity = known[pins] = 0.0 if blind else cosine(own, pins)
         by_similarity.setdefault(similarity, []).append(name)
     union = Union(own)
+    taken = {own}
     chosen: list[tuple[Name, float]] = []
     for similarity in sorted(by_similarity, reverse=True):
         for name in sorted(by_similarity[similarity], key=_tie_breaker(salt)):
-            if len(chosen) >= limit:
-                return chosen
-            if union.takes(candidates[name], distributions_max):
-                union.add(candidates[name])
+            pins = candidates[name]
+            if pins not in taken and len(taken) <= limit and union.takes(pins, distributions_max):
+                union.add(pins)
+                taken.add(pins)
+            if pins in taken:
                 chosen.append((name, similarity))
     return chosen
 

@@ -13,7 +13,7 @@ from gateway.scheduler.sources import Mechanism
 from gateway.simulate.costs import Costs
 from gateway.simulate.node import Node
 from gateway.simulate.profile import FunctionProfile, RuntimeProfile
-from gateway.simulate.tally import Tally
+from gateway.simulate.tally import WARMUP_S, Tally
 from gateway.simulate.traces import Trace
 from runtime.model import FunctionName, RuntimeName, StartKind
 
@@ -26,13 +26,17 @@ SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is simulated. concurrency: sandboxes of one function at once. duration_s: of the trace, None all."""
+    """What is simulated. concurrency: sandboxes of one function at once. duration_s: of the trace, None all.
+
+    Cold starts are counted from warmup_s on.
+    """
 
     policy: str
     mechanism: Mechanism = Mechanism.FORK
     settings: PolicySettings = field(default_factory=PolicySettings)
     concurrency: int = 10
     duration_s: float | None = None
+    warmup_s: float = WARMUP_S
 
 
 def simulate(
@@ -54,6 +58,7 @@ def simulate(
         freeze_after_s=float("inf"),
     )
     node = Node(policy, Costs(runtimes, functions, plan.mechanism), limits, plan.mechanism)
+    node.tally.warmup_s = plan.warmup_s
     node.deploy(functions[name].model(name) for name in sorted(functions))
     node.run(trace.arrivals, plan.duration_s)
     return document(plan, node.tally, node.unfinished)
@@ -83,6 +88,7 @@ def document(plan: Plan, tally: Tally, unfinished: int) -> Json:
         "parameters": {
             "concurrency": plan.concurrency,
             "duration_s": plan.duration_s,
+            "warmup_s": plan.warmup_s,
             **asdict(plan.settings),
         },
         "requests": tally.requests,

@@ -14,6 +14,7 @@ class Tally:
     """Times are those of the trace: memory before its second 0 does not count. end_s: set when all is over."""
 
     start_s: float
+    warmup_s: float = WARMUP_S
     starts: Counter[StartKind] = field(default_factory=Counter)
     cold_after_warmup: int = 0
     start_ms: list[float] = field(default_factory=list)  # of starts that needed a sandbox
@@ -46,7 +47,7 @@ class Tally:
             self.warm_ms.append(latency_ms)
             return
         self.start_ms.append(latency_ms)
-        if kind is StartKind.COLD and arrived_s - self.start_s >= WARMUP_S:
+        if kind is StartKind.COLD and arrived_s - self.start_s >= self.warmup_s:
             self.cold_after_warmup += 1
             self.by_function[name]["cold_after_warmup"] += 1
 

@@ -54,6 +54,13 @@ def test_the_scheduler_and_the_costs_agree_on_what_is_cold(trace):
     assert "cold" not in found["functions"]["bare"]
 
 
+def test_cold_starts_count_after_the_warmup_only(trace):
+    whole, half, none = (run(trace, policy="keepalive", warmup_s=seconds) for seconds in (0.0, 3.0, 10_000.0))
+    assert whole["cold_starts_after_warmup"] == whole["cold_starts"] == half["cold_starts"] > 0
+    assert half["cold_starts_after_warmup"] < whole["cold_starts"]
+    assert none["cold_starts_after_warmup"] == 0
+
+
 def test_series_are_by_nearest_rank():
     assert series([3.0, 1.0, 2.0, 4.0]) == {"p50": 3.0, "p95": 4.0, "p99": 4.0, "mean": 2.5, "max": 4.0}
     assert series([]) == {"p50": None, "p95": None, "p99": None, "mean": None, "max": None}

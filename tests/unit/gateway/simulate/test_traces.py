@@ -79,3 +79,11 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "bad.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(ConfigError, match="cannot read"):
         read_calls(tmp_path / "bad.csv.gz", APPS, time_scale=1.0, seed=0)
+
+
+def test_speed_is_of_arrivals_only(tmp_path):
+    trace = read(tmp_path, "application,second,calls\nshop,8,1\n")
+    fast = trace.at_speed(4.0).arrivals
+    assert [one.at_s for one in fast] == pytest.approx([one.at_s / 4 for one in trace.arrivals])
+    assert [one.service_s for one in fast] == [0.8, 0.4]
+    assert trace.at_speed(1.0) is trace
