@@ -8,6 +8,8 @@ from gateway.scheduler.policy import FunctionModel
 from runtime.model import EnvironmentId, RuntimeName
 
 DISTRIBUTIONS_MAX = 400  # of one zygote; an overlay has at most 500 layers
+ZYGOTE_BYTES = 12_000_000  # of an interpreter that has imported nothing yet
+SEEDS_MAX, COVER_STEPS_MAX = 8, 20_000  # how long one looks for whole zygotes
 
 
 @dataclass(slots=True)
@@ -37,6 +39,10 @@ class Packed:
             fresh += name not in self.versions
         return len(self.versions) + fresh <= DISTRIBUTIONS_MAX
 
+    def fresh_bytes(self, model: FunctionModel) -> int:
+        """What it would hold more with the model's distributions."""
+        return sum(max(0, model.cost(name).memory_bytes - self.memory.get(name, 0)) for name in model.distributions)
+
     def shared_bytes(self, model: FunctionModel) -> int:
         """What it has already of the model's distributions."""
         return sum(self.memory.get(name, 0) for name in model.distributions)
@@ -58,21 +64,113 @@ class Packed:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What zygotes may take: their number, and the bytes of all together, interpreters included."""
+
+    zygotes: int
+    memory_bytes: float
+
+    def holds(self, groups: Sequence[Packed]) -> bool:
+        """Whether there is room for all of these."""
+        return len(groups) <= self.zygotes and bytes_of(groups) <= self.memory_bytes
+
+
+NO_LIMIT = Room(1 << 30, float("inf"))
+
+
+def bytes_of(groups: Sequence[Packed]) -> int:
+    """Memory of zygotes that hold these."""
+    return sum(ZYGOTE_BYTES + group.memory_bytes for group in groups)
+
+
 def pack(models: Sequence[FunctionModel], *, alone: Collection[EnvironmentId] = ()) -> list[Packed]:
     """Greedy: the largest first, each where it shares most. Deterministic whatever the order of `models`.
 
     alone: environments that get a zygote of their own.
     """
-    groups: list[Packed] = []
     order = sorted(models, key=lambda model: (-model.import_bytes, -len(model.distributions), model.environment or ""))
-    for model in order:
-        fitting = (
-            []
-            if model.environment in alone
-            else [group for group in groups if group.takes(model) and not any(one in alone for one in group.members)]
-        )
+    return fill([], order, alone=alone)
+
+
+def fill(
+    groups: Sequence[Packed],
+    models: Sequence[FunctionModel],
+    *,
+    alone: Collection[EnvironmentId] = (),
+    room: Room = NO_LIMIT,
+) -> list[Packed]:
+    """Add one model after another where it shares most, or in a further zygote; what finds no room is left out.
+
+    The groups are changed. alone: as in `pack`.
+    """
+    found = list(groups)
+    left_bytes = room.memory_bytes - bytes_of(found)
+    for model in models:
+        fitting = [] if model.environment in alone else [one for one in found if one.takes(model)]
+        fitting = [one for one in fitting if not any(member in alone for member in one.members)]
+        if not fitting and len(found) < room.zygotes:
+            fitting = [Packed(model.runtime, model.tenant)]
         if not fitting:
-            groups.append(Packed(model.runtime, model.tenant))
-            fitting = groups[-1:]
-        max(fitting, key=lambda group: (group.shared_bytes(model), -groups.index(group))).add(model)
-    return groups
+            continue
+        best = max(fitting, key=lambda one: one.shared_bytes(model))  # the first of equals
+        fresh_bytes = best.fresh_bytes(model) + (0 if best.members else ZYGOTE_BYTES)
+        if fresh_bytes > left_bytes:
+            continue
+        if not best.members:
+            found.append(best)
+        best.add(model)
+        left_bytes -= fresh_bytes
+    return found
+
+
+def pack_best(
+    models: Sequence[FunctionModel],
+    values: Mapping[EnvironmentId, float],
+    room: Room,
+    *,
+    alone: Collection[EnvironmentId] = (),
+) -> list[Packed]:
+    """All of them if there is room; otherwise what is worth most together, by three greedy ways of which the best.
+
+    values: of each environment. Which conflicts are resolved how decides more than the order: `_cover` looks for whole
+    zygotes (greedy maximum coverage: at least 1 - 1/e of the best for given candidates), the others for density, value.
+    """
+    everything = pack(models, alone=alone)
+    if room.holds(everything):
+        return everything
+
+    def worth(model: FunctionModel) -> float:
+        return values[model.environment] if model.environment is not None else 0.0
+
+    by_value = sorted(models, key=lambda model: (-worth(model), model.environment or ""))
+    by_density = sorted(models, key=lambda one: (-worth(one) / max(one.import_bytes, 1), one.environment or ""))
+    ways = [fill([], order, alone=alone, room=room) for order in (by_density, by_value)]
+    ways.append(_cover(by_value, values, alone, room))
+    return max(ways, key=lambda groups: value_of(groups, values))
+
+
+def value_of(groups: Sequence[Packed], values: Mapping[EnvironmentId, float]) -> float:
+    """What is held by these, together."""
+    return sum(values[member] for group in groups for member in group.members)
+
+
+def _cover(
+    models: Sequence[FunctionModel],
+    values: Mapping[EnvironmentId, float],
+    alone: Collection[EnvironmentId],
+    room: Room,
+) -> list[Packed]:
+    """One zygote after another, each the best of those that begin with one of the most valuable that are left."""
+    found: list[Packed] = []
+    left = list(models)
+    seeds = max(1, min(SEEDS_MAX, COVER_STEPS_MAX // max(1, len(models) * min(room.zygotes, len(models)))))
+    while left and len(found) < room.zygotes:
+        rest = Room(1, room.memory_bytes - bytes_of(found))
+        tries = [fill([], [seed, *left], alone=alone, room=rest) for seed in left[:seeds]]
+        best = max(tries, key=lambda groups: value_of(groups, values))
+        if not best:
+            break
+        found += best
+        left = [model for model in left if model.environment not in best[0].members]
+    return found

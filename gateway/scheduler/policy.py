@@ -143,9 +143,8 @@ class PolicySettings:
     inherits_last_use: bool = False
     price_ms_per_mb_s: float = 0.12  # adaptive: start time that one megabyte, held for one second, must save
     cold_weight: float = 50.0  # adaptive: how much worse a millisecond of a cold start is
-    choice: str = (
-        "weighted"  # pagurus: whom a zygote has: weighted (the most similar, active by misses), similar, random
-    )
+    # Whom a zygote has. pagurus: weighted (the most similar, active by misses), similar, random; adaptive: random, best
+    choice: str = "weighted"
 
 
 class Policy(ABC):

@@ -23,6 +23,7 @@ RUNTIME = RuntimeName("python3.11")
 HOURS = 2
 MORE_VERSIONS = 3  # of each distribution, beside those in the profile: what conflicts are made of
 ZYGOTES_MAX = 6  # with the base zygote, for 300 functions: each must help many
+SEEDS = 12
 CHOICES = ("similar", "weighted", "random")
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     rows, ratios, more = [], {}, []
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for seed in range(2 if options.quick else 5):
+    for seed in range(2 if options.quick else SEEDS):
         for name, document in _simulations(seed, options):
             found.setdefault(name, []).append(document)
             more.append({"name": name, "seed": seed, "cold": document["cold_starts_after_warmup"]})
@@ -52,7 +53,7 @@ def _simulations(seed: int, options: argparse.Namespace) -> list[tuple[str, Mapp
     trace = arrivals(sorted(functions), seed)
     plans: dict[str, tuple[str, dict[str, Any]]] = {"keepalive": ("keepalive", {})}
     plans |= {f"pagurus-{choice}": ("pagurus", {"choice": choice}) for choice in CHOICES}
-    plans["adaptive"] = ("adaptive", {})
+    plans |= {"adaptive": ("adaptive", {}), "adaptive-random": ("adaptive", {"choice": "random"})}
     out = []
     for name, (policy, settings) in plans.items():
         chosen = PolicySettings(keep_alive_s=450.0, seed=seed, zygotes_max=ZYGOTES_MAX, **settings)

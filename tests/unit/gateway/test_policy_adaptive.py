@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.scheduler.arrival_rates import HISTOGRAM_MIN, DecayingRate, GapHistogram
-from gateway.scheduler.packing import pack
+from gateway.scheduler.idle_memory import ASKED_LATE_S, IdleMemory
+from gateway.scheduler.packing import Room, pack, pack_best
 from gateway.scheduler.policies import make
 from gateway.scheduler.policies.adaptive import HORIZON_S, Adaptive
 from gateway.scheduler.policy import OWN_CODE, FunctionModel, Idle, PolicySettings, Retire, Stay
@@ -97,12 +98,61 @@ def test_a_sandbox_stays_for_what_a_new_start_would_cost_and_longer_where_calls_
 
 def test_a_sandbox_whose_packages_no_zygote_holds_stays_longer():
     one = model("a", {"x": "1"}, ms=500.0, mb=2.0)
-    made, without = policy(one), policy(one, memory_bytes=0)
+    made, without = policy(one), policy(one, zygotes_max=1)
     made.plan(0.0)
     without.plan(0.0)
     idle = Idle("s", "a", StartKind.HELPED, 0.0)
     stay, longer = made.idled(idle, 0.0), without.idled(idle, 0.0)
     assert isinstance(stay, Stay) and isinstance(longer, Stay) and longer.until_s > 10 * stay.until_s
+
+
+def test_without_room_for_all_zygotes_the_most_valuable_are_held_and_the_rest_is_known_not_to_be():
+    models = [model(f"f{version}", {"x": str(version)}) for version in range(6)]
+    made = policy(*models, zygotes_max=3)
+    for at in range(200):
+        for name in ("f2", "f5"):
+            made.arrived(name, at)
+            made.started(name, StartKind.COLD, "base", at)
+    assert held(made, 200.0) == {models[2].environment, models[5].environment}
+    assert made.explain("f5", 200.0)["preloaded"] and not made.explain("f0", 200.0)["preloaded"]
+    assert "no room: zygotes_max 3" in made.explain("f0", 200.0)["why_preloaded"]
+    made.arrived("f0", 201.0)
+    assert made.next_plan_s() > 250.0, "an arrival that changes nothing is no reason to plan"
+
+
+def test_a_full_node_keeps_its_zygotes_until_others_are_worth_more():
+    models = [model(f"f{version}", {"x": str(version)}) for version in range(2)]
+    made = policy(*models, zygotes_max=2)
+    seen = []
+    for minute in range(1, 30):
+        name = "f0" if minute < 10 else "f1"
+        for at in range(10):
+            made.started(name, StartKind.COLD, "base", minute * 60.0 + at)
+            made.arrived(name, minute * 60.0 + at)
+        seen.append(held(made, minute * 60.0 + 30.0))
+    changes = [pair for pair in itertools.pairwise(seen) if pair[0] != pair[1]]
+    assert seen[5] == {models[0].environment} and seen[-1] == {models[1].environment} and len(changes) == 1
+
+
+def test_idle_sandboxes_get_what_the_budget_leaves_and_leave_sooner_when_it_is_scarce():
+    made = policy(model("plain"), memory_bytes=20 * MB)
+    stays = []
+    for number in range(20):
+        verdict = made.idled(Idle(f"s{number}", "plain", StartKind.HELPED, 0.0), 0.0)
+        if isinstance(verdict, Retire):
+            assert "memory budget of 20000000 bytes is taken" in verdict.why
+            break
+        stays.append(verdict.until_s)
+    assert 3 <= len(stays) <= 8
+    assert stays[0] > stays[-1]
+    verdict = made.idled(Idle("later", "plain", StartKind.HELPED, 100.0), 100.0)
+    assert isinstance(verdict, Stay), "the others are idle no more"
+
+
+def test_chance_can_choose_for_comparison():
+    models = [model(f"f{version}", {"x": str(version)}) for version in range(8)]
+    choices = {frozenset(held(policy(*models, zygotes_max=3, choice="random", seed=seed), 0.0)) for seed in range(8)}
+    assert len(choices) > 2 and all(len(one) == 2 for one in choices)
 
 
 def test_an_environment_that_its_zygote_cannot_help_gets_one_of_its_own():
@@ -192,6 +242,27 @@ def test_probabilities_are_probabilities(gaps: list[float], age_s: float, horizo
     assert found is None or 0.0 <= found <= 1.0 + 1e-9
 
 
+def test_whole_zygotes_are_weighed_where_versions_conflict():
+    """The dearest environment fits no other; three cheap ones fit each other and are worth more."""
+    dear = model("dear", {"x": "2", "y": "2"})
+    cheap = [model(f"c{n}", {"x": "1", "y": "1", f"z{n}": "1"}) for n in range(3)]
+    values = {dear.environment: 5.0} | {one.environment: 2.0 for one in cheap}
+    (group,) = pack_best([dear, *cheap], values, Room(1, 1e9))
+    assert set(group.members) == {one.environment for one in cheap}
+
+
+def test_idle_memory_counts_until_the_time_that_was_set():
+    memory = IdleMemory()
+    memory.hold("a", 10, 5.0)
+    memory.hold("b", 20, 50.0)
+    memory.hold("a", 11, 6.0)
+    assert memory.total_bytes(4.0) == memory.total_bytes(6.0) == 31
+    assert memory.total_bytes(6.0 + 2 * ASKED_LATE_S) == 20
+    memory.release("b")
+    memory.release("b")
+    assert memory.total_bytes(7.0) == 0
+
+
 names = st.sampled_from(list("abcdef"))
 
 
@@ -204,5 +275,8 @@ def test_no_zygote_has_a_distribution_in_two_versions_and_none_is_lost(locks: li
     for group in groups:
         for member in group.members.values():
             assert all(group.versions[name] == version for name, version in member.distributions.items())
+    room = Room(2, 80 * MB)
+    some = pack_best(models, {one.environment: 1.0 + one.import_bytes for one in models}, room)
+    assert room.holds(some) and (not models or some)
     shuffled = pack(random.Random(1).sample(models, len(models)))
     assert [sorted(group.members) for group in shuffled] == [sorted(group.members) for group in groups]
