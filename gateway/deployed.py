@@ -33,6 +33,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     lock: str
     created_s: float
     policy: str = ""
+    egress: tuple[str, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
 
@@ -64,4 +65,5 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             environment=self.environment.id if self.environment else None,
             limits=self.limits,
             environ=self.environ,
+            egress=self.egress,
         )

@@ -148,6 +148,8 @@ class _Daemon:
                 if not bases.built(_rootfs(settings)):
                     raise RequirementError("no base root file system", hint="run scripts/setup")
                 await _clear_leftovers(parts.cgroups, parts.layers)
+                if refusal := parts.egress.check():
+                    log.warning("functions cannot have egress: %s", refusal)
                 gateway = GatewayProcess(settings, listener, partial(self._welcome, parts), parts.reaper)
                 node = Node(parts, gateway.send)
                 node.bases.discard_leftovers()
@@ -199,6 +201,7 @@ class _Daemon:
             settings=config.public(self._settings),
             runtimes=bases.built(_rootfs(self._settings)),
             checks=self._checks,
+            egress_refusal=parts.egress.refusal,
         )
 
 

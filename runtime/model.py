@@ -127,6 +127,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     environment: EnvironmentId | None
     limits: Limits
     environ: dict[str, str] = {}
+    egress: tuple[str, ...] = ()  # runtime.egress
     is_check: bool = False  # of a deploy's import check: costs are measured
 
     def __repr__(self) -> str:
@@ -147,8 +148,10 @@ def version_id(
     limits: Limits,
     environ: dict[str, str],
     policy: str = "",
+    egress: tuple[str, ...] = (),
 ) -> VersionId:
     """Digest of everything that changes how a function runs or is kept; equal inputs, equal id."""
     settings = [code, environment, runtime, handler, msgspec.to_builtins(limits), sorted(environ.items())]
-    settings += [policy] if policy else []
+    settings += [policy] if policy or egress else []
+    settings += [egress] if egress else []
     return VersionId(hashlib.sha256(msgspec.json.encode(settings)).hexdigest())

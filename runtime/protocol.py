@@ -150,7 +150,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins)."""
+    """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins).
+
+    egress_refusal: why no function can have egress on this node, or ''.
+    """
 
     protocol: int
     node: str
@@ -159,6 +162,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     settings: dict[str, Any]
     runtimes: tuple[Base, ...]
     checks: tuple[Check, ...] = ()
+    egress_refusal: str = ""
 
 
 class ZygoteReady(Message, frozen=True, kw_only=True):

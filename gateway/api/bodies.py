@@ -14,6 +14,7 @@ from gateway.deploys import DeploySettings
 from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
+from runtime import egress
 from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
 
 BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
@@ -54,6 +55,7 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
     environ: dict[str, str] = {}
     policy: str = ""
+    egress: str | list[str] = egress.NONE
 
 
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
@@ -144,6 +146,7 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         limits=_limits(found.limits),
         environ=_environ(found.environ),
         policy=_policy(found.policy),
+        egress=_egress(found.egress),
     )
 
 
@@ -156,6 +159,13 @@ def _policy(name: str) -> str:
     if name and name not in POLICIES:
         raise problem("invalid-settings", f"policy is {name[:100]!r}, not one of {', '.join(sorted(POLICIES))}")
     return name
+
+
+def _egress(wanted: str | list[str]) -> tuple[str, ...]:
+    try:
+        return egress.check(wanted)
+    except ValueError as error:
+        raise problem("invalid-settings", f"egress: {error}") from error
 
 
 def _limits(found: _LimitsBody) -> Limits:

@@ -5,6 +5,7 @@ from typing import Any
 from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
 from gateway.scheduler.policies import POLICIES
+from runtime import egress
 from runtime.model import FUNCTION_NAME_PATTERN, HANDLER_PATTERN, RUNTIME_NAME_PATTERN, StartKind
 
 Json = dict[str, Any]
@@ -44,6 +45,18 @@ _LIMITS: Json = {
     },
 }
 
+_EGRESS: Json = {
+    "description": "none, internet (public addresses), or rules CIDR[:PORT[-PORT]][/tcp|/udp] and internet among them",
+    "oneOf": [
+        {"enum": [egress.NONE, egress.INTERNET]},
+        {
+            "type": "array",
+            "items": {"type": "string", "maxLength": egress.RULE_LENGTH_MAX},
+            "maxItems": egress.RULES_MAX,
+        },
+    ],
+}
+
 _VERSION: Json = record(
     version=_DIGEST,
     deployed=_TIME,
@@ -53,6 +66,7 @@ _VERSION: Json = record(
     environ={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
+    egress=_EGRESS,
     code=_DIGEST,
     environment=_or_null(_DIGEST),
     distributions=_TEXTS,
@@ -92,6 +106,7 @@ _SETTINGS: Json = record(
         "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+        "egress": {**_EGRESS, "default": egress.NONE},
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
     }
 )

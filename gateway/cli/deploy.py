@@ -55,6 +55,13 @@ def parse_variable(value: str) -> tuple[str, str]:
 @click.option(
     "--env", "environ", type=parse_variable, multiple=True, metavar="NAME=VALUE", help="For the function; repeatable."
 )
+@click.option(
+    "--egress",
+    multiple=True,
+    metavar="RULE",
+    help="What it may reach: none, internet (public addresses), or CIDR[:PORT[-PORT]][/tcp|/udp]; repeatable."
+    "  [default: none]",
+)
 @click.option("--policy", help="How its sandboxes and zygotes are kept, such as keepalive.  [default: the node's]")
 @click.option("--json", "as_json", is_flag=True, help="Print the function as JSON and nothing else.")
 @click.pass_obj
@@ -71,6 +78,7 @@ def deploy(
     timeout: float | None,
     pids: int | None,
     environ: tuple[tuple[str, str], ...],
+    egress: tuple[str, ...],
     policy: str | None,
     as_json: bool,
 ) -> None:
@@ -90,6 +98,7 @@ def deploy(
         "requirements": _read_requirements(path, requirements),
         "limits": {key: value for key, value in limits.items() if value is not None},
         "environ": dict(environ),
+        "egress": list(egress) or None,
         "policy": policy,
     }
     packed = pack(path)

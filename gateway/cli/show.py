@@ -58,6 +58,8 @@ def _rows(function: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in (function.get("limits") or {}).items():
         yield key, output.size(value) if key.endswith("_bytes") else output.text(value)
     yield "variables", _words(function.get("environ"))
+    egress = function.get("egress")
+    yield "egress", _words(egress) if isinstance(egress, list) else output.text(egress)
     yield "environment", output.text(function.get("environment"))
     yield "imports", _words(function.get("imports"))
     distributions = list(function.get("distributions") or ())

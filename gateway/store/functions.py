@@ -13,10 +13,10 @@ from runtime.model import FunctionName, VersionId
 
 VERSIONS_KEPT = 20  # of one function; older ones than these are forgotten, the current one never
 
-_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs")
+_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs", "egress")
 _COLUMNS = (
     *("function", "id", "code", "environment", "runtime", "handler", "limits", "environ", "requirements", "lock"),
-    *("created_s", "conflicts", "import_costs", "policy"),
+    *("created_s", "conflicts", "import_costs", "policy", "egress"),
 )
 
 
@@ -97,9 +97,11 @@ def _put(connection: sqlite3.Connection, version: Version) -> None:
         _json(version.conflicts),
         _json(version.import_costs),
         version.policy,
+        _json(version.egress),
     )
     # The same content again is the same version, with the time of its first deploy.
-    connection.execute("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    places = ", ".join("?" * len(row))
+    connection.execute(f"INSERT OR IGNORE INTO versions VALUES ({places})", row)  # noqa: S608 - question marks
     connection.execute(
         "INSERT INTO functions VALUES (?1, ?2, ?3, ?3)"
         " ON CONFLICT (name) DO UPDATE SET version = ?2, updated_s = ?3 WHERE version != ?2",
