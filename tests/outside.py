@@ -120,7 +120,7 @@ def _serve(control: socket.socket) -> None:
             if end is control:
                 question = json.loads(end.recv(1 << 16))
                 if "send" in question:
-                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                         sender.sendto(question["send"].encode(), tuple(question["to"]))
                 end.send(json.dumps(received).encode())
             elif end in tcp:
@@ -135,7 +135,8 @@ def _serve(control: socket.socket) -> None:
                 else:
                     received.append(data.decode(errors="replace"))
                     answer = peer[0].encode()
-                end.sendmsg([answer], [(level, kind, _source(info)) for level, kind, info in ancillary], 0, peer)
+                with contextlib.suppress(OSError):  # no way back
+                    end.sendmsg([answer], [(level, kind, _source(info)) for level, kind, info in ancillary], 0, peer)
 
 
 def _source(info: bytes) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from runtime import syscalls
+from runtime import protocol, syscalls
 from runtime.model import SandboxId
 from runtime.netns import nft
 from runtime.netns.ports import Ports
@@ -75,7 +75,7 @@ servers = []
 
 def main(port):
     servers.append(socket.create_server(("0.0.0.0", port)))
-    return open("/proc/net/fib_trie").read() if False else "listening"
+    return "listening"
 """
 REFUSED = {"ECONNREFUSED", "timeout", "ENETUNREACH", "EACCES", "EPERM", "EADDRNOTAVAIL", "EHOSTUNREACH"}
 SETTINGS = {"egress_resolvers": [RESOLVER]}
@@ -131,6 +131,7 @@ async def start(bed: Bed, egress: tuple[str, ...], source: str = TRY) -> Sandbox
     assignment = bed.assignment(bed.write_code(source), egress=egress)
     sandbox = await bed.parked()
     bed.assign(sandbox, assignment)
+    await bed.until(lambda: sandbox in bed.dead or bed.told(protocol.SandboxAssigned, sandbox=sandbox))
     return sandbox
 
 
@@ -390,7 +391,7 @@ async def test_a_host_that_forwards_goes_on_doing_so(bed: Bed, world: Outside):
 
 @in_world()
 async def test_rules_of_others_are_left_alone(bed: Bed, world: Outside):
-    nft.run("table inet other { chain input { type filter hook input priority 0; counter; } }")
+    nft.run("table inet other {\n chain input {\n type filter hook input priority 0\n counter\n }\n }\n")
     before = nft.run("list table inet other")
     await bed.zygote()
     await start(bed, ("internet",))
