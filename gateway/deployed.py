@@ -4,6 +4,7 @@ import msgspec
 
 from gateway.scheduler.policy import OWN_CODE, FunctionModel
 from runtime.model import (
+    DEFAULT_TENANT,
     Assignment,
     CodeId,
     Conflict,
@@ -33,6 +34,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     lock: str
     created_s: float
     policy: str = ""
+    tenant: str = DEFAULT_TENANT
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
 
@@ -48,6 +50,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             distributions={one.name: one.version for one in environment.distributions} if environment else {},
             imports=environment.imports if environment else (),
             costs=self.import_costs,
+            tenant=self.tenant,
             policy=self.policy,
             modules=environment.modules if environment else {},
             requires=environment.requires if environment else {},
@@ -64,4 +67,5 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             environment=self.environment.id if self.environment else None,
             limits=self.limits,
             environ=self.environ,
+            tenant=self.tenant,
         )

@@ -21,7 +21,7 @@ from gateway.store.functions import StoredFunction
 from runtime.clock import Clock
 from runtime.errors import InvocationError, StartError
 from runtime.frames import FrameKind
-from runtime.model import FunctionName, ImportCost, Limits, RuntimeName, ZygoteId, version_id
+from runtime.model import DEFAULT_TENANT, FunctionName, ImportCost, Limits, RuntimeName, ZygoteId, version_id
 from runtime.protocol import SandboxDied
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class DeploySettings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     environ: dict[str, str]
     policy: str = ""
+    tenant: str = DEFAULT_TENANT
 
 
 class Deploys:
@@ -107,6 +108,7 @@ class Deploys:
                 limits=settings.limits,
                 environ=settings.environ,
                 policy=settings.policy,
+                tenant=settings.tenant,
             ),
             code=built.code,
             environment=environment,
@@ -118,6 +120,7 @@ class Deploys:
             lock=built.lock,
             created_s=self._clock.wall_s(),
             policy=settings.policy,
+            tenant=settings.tenant,
             conflicts=built.conflicts,
         )
         phases_ms = dict(built.phases_ms)
@@ -176,8 +179,8 @@ class Deploys:
     def _zygote_with(self, version: Version) -> ZygoteId | None:
         """A zygote that has imported the version's environment."""
         assert version.environment is not None
-        zygotes = self._fleet.pools.sources.zygotes.values()
-        return next((one.id for one in zygotes if version.environment.id in one.environments), None)
+        model = self._keeper.model_of(version)
+        return next((one.id for one in self._fleet.pools.sources.covering(model)), None)
 
     @asynccontextmanager
     async def _turn(self, name: FunctionName) -> AsyncIterator[None]:

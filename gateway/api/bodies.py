@@ -14,7 +14,7 @@ from gateway.deploys import DeploySettings
 from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
-from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
+from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, TENANT_PATTERN, Limits, RuntimeName
 
 BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
 UPLOAD_TIMEOUT_S = 600.0
@@ -54,6 +54,7 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
     environ: dict[str, str] = {}
     policy: str = ""
+    tenant: str = DEFAULT_TENANT
 
 
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
@@ -144,12 +145,20 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         limits=_limits(found.limits),
         environ=_environ(found.environ),
         policy=_policy(found.policy),
+        tenant=_tenant(found.tenant),
     )
 
 
 def runtime_problem(error: UnknownRuntimeError) -> ProblemError:
     """A deploy's setting names a runtime that is not there."""
     return ProblemError(Failure(word="invalid-settings", detail=error.message, hint=error.hint))
+
+
+def _tenant(name: str) -> str:
+    if not TENANT_PATTERN.fullmatch(name):
+        detail = f"tenant is {name[:100]!r}: a letter, then up to 62 lower-case letters, digits and '-'"
+        raise problem("invalid-settings", detail)
+    return name
 
 
 def _policy(name: str) -> str:

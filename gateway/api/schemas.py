@@ -5,7 +5,14 @@ from typing import Any
 from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
 from gateway.scheduler.policies import POLICIES
-from runtime.model import FUNCTION_NAME_PATTERN, HANDLER_PATTERN, RUNTIME_NAME_PATTERN, StartKind
+from runtime.model import (
+    DEFAULT_TENANT,
+    FUNCTION_NAME_PATTERN,
+    HANDLER_PATTERN,
+    RUNTIME_NAME_PATTERN,
+    TENANT_PATTERN,
+    StartKind,
+)
 
 Json = dict[str, Any]
 
@@ -53,6 +60,7 @@ _VERSION: Json = record(
     environ={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
+    tenant=TEXT,
     code=_DIGEST,
     environment=_or_null(_DIGEST),
     distributions=_TEXTS,
@@ -93,6 +101,7 @@ _SETTINGS: Json = record(
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
+        "tenant": {"type": "string", "pattern": f"^{TENANT_PATTERN.pattern}$", "default": DEFAULT_TENANT},
     }
 )
 

@@ -50,7 +50,7 @@ def _show(function: dict[str, Any]) -> None:
 
 
 def _rows(function: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for key in ("name", "version", "runtime", "handler"):
+    for key in ("name", "tenant", "version", "runtime", "handler"):
         yield key, output.text(function.get(key))
     for key in ("created", "updated"):
         yield key, output.moment(function.get(key))

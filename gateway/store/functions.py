@@ -16,7 +16,7 @@ VERSIONS_KEPT = 20  # of one function; older ones than these are forgotten, the 
 _JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs")
 _COLUMNS = (
     *("function", "id", "code", "environment", "runtime", "handler", "limits", "environ", "requirements", "lock"),
-    *("created_s", "conflicts", "import_costs", "policy"),
+    *("created_s", "conflicts", "import_costs", "policy", "tenant"),
 )
 
 
@@ -97,9 +97,10 @@ def _put(connection: sqlite3.Connection, version: Version) -> None:
         _json(version.conflicts),
         _json(version.import_costs),
         version.policy,
+        version.tenant,
     )
     # The same content again is the same version, with the time of its first deploy.
-    connection.execute("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    connection.execute("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     connection.execute(
         "INSERT INTO functions VALUES (?1, ?2, ?3, ?3)"
         " ON CONFLICT (name) DO UPDATE SET version = ?2, updated_s = ?3 WHERE version != ?2",

@@ -224,7 +224,7 @@ def test_names_are_quoted_in_paths(pagurus, gateway):
 def test_ls(pagurus, gateway):
     gateway.answer("GET", "/v1/functions", {"functions": [FUNCTION, {"name": "bare"}]})
     header, row, bare = pagurus("ls").stdout.splitlines()
-    assert header.split()[:3] == ["NAME", "VERSION", "RUNTIME"]
+    assert header.split()[:3] == ["NAME", "TENANT", "VERSION"]
     assert row.split()[:7] == ["hello", "abababababab", "python3.11", "main.main", "256", "MiB", "2"]
     assert row.endswith("2026-11-24 18:00:00")
     assert bare.split()[0] == "bare"
