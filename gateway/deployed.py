@@ -33,6 +33,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     lock: str
     created_s: float
     policy: str = ""
+    reuse: bool = True  # whether a sandbox serves more than one invocation
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
 
@@ -51,6 +52,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             policy=self.policy,
             modules=environment.modules if environment else {},
             requires=environment.requires if environment else {},
+            reuse=self.reuse,
         )
 
     @property

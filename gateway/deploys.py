@@ -55,6 +55,7 @@ class DeploySettings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     environ: dict[str, str]
     policy: str = ""
+    reuse: bool = True
 
 
 class Deploys:
@@ -107,6 +108,7 @@ class Deploys:
                 limits=settings.limits,
                 environ=settings.environ,
                 policy=settings.policy,
+                reuse=settings.reuse,
             ),
             code=built.code,
             environment=environment,
@@ -118,6 +120,7 @@ class Deploys:
             lock=built.lock,
             created_s=self._clock.wall_s(),
             policy=settings.policy,
+            reuse=settings.reuse,
             conflicts=built.conflicts,
         )
         phases_ms = dict(built.phases_ms)

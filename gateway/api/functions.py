@@ -109,6 +109,7 @@ def _version(version: Version) -> dict[str, Any]:
         "environ": sorted(version.environ),  # names only: values may be secrets
         "requirements": version.requirements,
         "policy": version.policy,
+        "reuse": version.reuse,
         "code": version.code,
         "environment": environment.id if environment else None,
         "distributions": [f"{one.name}=={one.version}" for one in environment.distributions] if environment else [],

@@ -53,6 +53,7 @@ _VERSION: Json = record(
     environ={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
+    reuse={"type": "boolean", "description": "whether a sandbox serves more than one invocation"},
     code=_DIGEST,
     environment=_or_null(_DIGEST),
     distributions=_TEXTS,
@@ -93,6 +94,11 @@ _SETTINGS: Json = record(
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
+        "reuse": {
+            "type": "boolean",
+            "default": True,
+            "description": "false: a sandbox serves one invocation and ends",
+        },
     }
 )
 

@@ -56,6 +56,7 @@ def parse_variable(value: str) -> tuple[str, str]:
     "--env", "environ", type=parse_variable, multiple=True, metavar="NAME=VALUE", help="For the function; repeatable."
 )
 @click.option("--policy", help="How its sandboxes and zygotes are kept, such as keepalive.  [default: the node's]")
+@click.option("--fresh", is_flag=True, help="Each invocation in a sandbox of its own, which ends with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the function as JSON and nothing else.")
 @click.pass_obj
 def deploy(
@@ -72,6 +73,7 @@ def deploy(
     pids: int | None,
     environ: tuple[tuple[str, str], ...],
     policy: str | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     """Deploy the function NAME from PATH: a folder with main.py, a .py file, a zip or a tar.
@@ -91,6 +93,7 @@ def deploy(
         "limits": {key: value for key, value in limits.items() if value is not None},
         "environ": dict(environ),
         "policy": policy,
+        "reuse": False if fresh else None,
     }
     packed = pack(path)
     if not as_json:

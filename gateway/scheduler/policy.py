@@ -48,6 +48,7 @@ class FunctionModel:
     policy: str = ""  # its own; '' takes the node's
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reuse: bool = True  # whether a sandbox serves more than one invocation
 
     def cost(self, distribution: str) -> ImportCost:
         """What importing one distribution takes; a guess where nothing was measured."""

@@ -15,7 +15,7 @@ from runtime.errors import ConfigError
 
 Result = TypeVar("Result")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_TIMEOUT_S = 5.0
 
 # MIGRATIONS[n] leads from schema n to n + 1.
@@ -41,6 +41,9 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     """
     ALTER TABLE versions ADD COLUMN policy TEXT NOT NULL DEFAULT '';
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN reuse INTEGER NOT NULL DEFAULT 1;
     """,
 )
 
