@@ -35,6 +35,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     created_s: float
     policy: str = ""
     tenant: str = DEFAULT_TENANT
+    reuse: bool = True  # whether a sandbox serves more than one invocation
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
 
@@ -54,6 +55,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             policy=self.policy,
             modules=environment.modules if environment else {},
             requires=environment.requires if environment else {},
+            reuse=self.reuse,
         )
 
     @property

@@ -56,6 +56,7 @@ class DeploySettings(msgspec.Struct, frozen=True, kw_only=True):
     environ: dict[str, str]
     policy: str = ""
     tenant: str = DEFAULT_TENANT
+    reuse: bool = True
 
 
 class Deploys:
@@ -109,6 +110,7 @@ class Deploys:
                 environ=settings.environ,
                 policy=settings.policy,
                 tenant=settings.tenant,
+                reuse=settings.reuse,
             ),
             code=built.code,
             environment=environment,
@@ -121,6 +123,7 @@ class Deploys:
             created_s=self._clock.wall_s(),
             policy=settings.policy,
             tenant=settings.tenant,
+            reuse=settings.reuse,
             conflicts=built.conflicts,
         )
         phases_ms = dict(built.phases_ms)

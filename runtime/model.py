@@ -155,9 +155,11 @@ def version_id(
     environ: dict[str, str],
     policy: str = "",
     tenant: str = DEFAULT_TENANT,
+    reuse: bool = True,
 ) -> VersionId:
     """Digest of everything that changes how a function runs or is kept; equal inputs, equal id."""
     settings = [code, environment, runtime, handler, msgspec.to_builtins(limits), sorted(environ.items())]
     settings += [policy] if policy else []
     settings += [["tenant", tenant]] if tenant != DEFAULT_TENANT else []
+    settings += [] if reuse else [{"reuse": False}]
     return VersionId(hashlib.sha256(msgspec.json.encode(settings)).hexdigest())

@@ -55,6 +55,7 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     environ: dict[str, str] = {}
     policy: str = ""
     tenant: str = DEFAULT_TENANT
+    reuse: bool = True
 
 
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
@@ -146,6 +147,7 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         environ=_environ(found.environ),
         policy=_policy(found.policy),
         tenant=_tenant(found.tenant),
+        reuse=found.reuse,
     )
 
 

@@ -110,6 +110,7 @@ def _version(version: Version) -> dict[str, Any]:
         "requirements": version.requirements,
         "policy": version.policy,
         "tenant": version.tenant,
+        "reuse": version.reuse,
         "code": version.code,
         "environment": environment.id if environment else None,
         "distributions": [f"{one.name}=={one.version}" for one in environment.distributions] if environment else [],

@@ -61,6 +61,7 @@ _VERSION: Json = record(
     requirements=TEXT,
     policy=TEXT,
     tenant=TEXT,
+    reuse={"type": "boolean", "description": "whether a sandbox serves more than one invocation"},
     code=_DIGEST,
     environment=_or_null(_DIGEST),
     distributions=_TEXTS,
@@ -102,6 +103,11 @@ _SETTINGS: Json = record(
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
         "tenant": {"type": "string", "pattern": f"^{TENANT_PATTERN.pattern}$", "default": DEFAULT_TENANT},
+        "reuse": {
+            "type": "boolean",
+            "default": True,
+            "description": "false: a sandbox serves one invocation and ends",
+        },
     }
 )
 

@@ -57,6 +57,7 @@ def parse_variable(value: str) -> tuple[str, str]:
 )
 @click.option("--policy", help="How its sandboxes and zygotes are kept, such as keepalive.  [default: the node's]")
 @click.option("--tenant", help="Whose it is: zygotes are shared within a tenant.  [default: default]")
+@click.option("--fresh", is_flag=True, help="Each invocation in a sandbox of its own, which ends with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the function as JSON and nothing else.")
 @click.pass_obj
 def deploy(
@@ -74,6 +75,7 @@ def deploy(
     environ: tuple[tuple[str, str], ...],
     policy: str | None,
     tenant: str | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     """Deploy the function NAME from PATH: a folder with main.py, a .py file, a zip or a tar.
@@ -94,6 +96,7 @@ def deploy(
         "environ": dict(environ),
         "policy": policy,
         "tenant": tenant,
+        "reuse": False if fresh else None,
     }
     packed = pack(path)
     if not as_json:

@@ -54,6 +54,7 @@ def _rows(function: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield key, output.text(function.get(key))
     for key in ("created", "updated"):
         yield key, output.moment(function.get(key))
+    yield "sandboxes", "reused" if function.get("reuse", True) else "fresh: one for each invocation"
     yield "code", output.text(function.get("code"))
     for key, value in (function.get("limits") or {}).items():
         yield key, output.size(value) if key.endswith("_bytes") else output.text(value)

@@ -15,7 +15,7 @@ from runtime.errors import ConfigError
 
 Result = TypeVar("Result")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_TIMEOUT_S = 5.0
 
 # MIGRATIONS[n] leads from schema n to n + 1.
@@ -44,6 +44,9 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     """
     ALTER TABLE versions ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default';
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN reuse INTEGER NOT NULL DEFAULT 1;
     """,
 )
 
