@@ -5,6 +5,7 @@ from typing import Any
 from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
 from gateway.scheduler.policies import POLICIES
+from gateway.secrets import NAME_PATTERN, SECRETS_BYTES_MAX, SECRETS_MAX
 from runtime.model import FUNCTION_NAME_PATTERN, HANDLER_PATTERN, RUNTIME_NAME_PATTERN, StartKind
 
 Json = dict[str, Any]
@@ -51,6 +52,7 @@ _VERSION: Json = record(
     handler=TEXT,
     limits=ref("Limits"),
     environ={**_TEXTS, "description": "names only"},
+    secrets={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
     code=_DIGEST,
@@ -92,6 +94,12 @@ _SETTINGS: Json = record(
         "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+        "secrets": {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{NAME_PATTERN.pattern}$"},
+            "additionalProperties": _or_null(TEXT),
+            "description": f"changes: null removes, others are kept; {SECRETS_MAX} of {SECRETS_BYTES_MAX} bytes in all",
+        },
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
     }
 )
