@@ -3,6 +3,7 @@
 import msgspec
 
 from gateway.scheduler.policy import OWN_CODE, FunctionModel
+from gateway.secrets import NO_SECRETS, Secrets
 from runtime.model import (
     DEFAULT_TENANT,
     Assignment,
@@ -38,6 +39,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     reuse: bool = True  # whether a sandbox serves more than one invocation
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
+    secrets: Secrets = NO_SECRETS
 
     @property
     def model(self) -> FunctionModel:
@@ -60,7 +62,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def assignment(self) -> Assignment:
-        """What a sandbox needs to become this version's."""
+        """What a sandbox needs to become this version's, with its secrets. Raises SecretsError."""
         return Assignment(
             function=self.function,
             version=self.id,
@@ -68,6 +70,6 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             handler=self.handler,
             environment=self.environment.id if self.environment else None,
             limits=self.limits,
-            environ=self.environ,
             tenant=self.tenant,
+            environ={**self.environ, **self.secrets.reveal()} if self.secrets.names else self.environ,
         )

@@ -156,10 +156,15 @@ def version_id(
     policy: str = "",
     tenant: str = DEFAULT_TENANT,
     reuse: bool = True,
+    secrets: str = "",
 ) -> VersionId:
-    """Digest of everything that changes how a function runs or is kept; equal inputs, equal id."""
+    """Digest of everything that changes how a function runs or is kept; equal inputs, equal id.
+
+    secrets: random id of the set, never of the values: who knows the rest could try values against a digest.
+    """
     settings = [code, environment, runtime, handler, msgspec.to_builtins(limits), sorted(environ.items())]
     settings += [policy] if policy else []
     settings += [["tenant", tenant]] if tenant != DEFAULT_TENANT else []
     settings += [] if reuse else [{"reuse": False}]
+    settings += [{"secrets": secrets}] if secrets else []
     return VersionId(hashlib.sha256(msgspec.json.encode(settings)).hexdigest())

@@ -5,6 +5,7 @@ from typing import Any
 from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
 from gateway.scheduler.policies import POLICIES
+from gateway.secrets import NAME_PATTERN, SECRETS_BYTES_MAX, SECRETS_MAX
 from runtime.model import (
     DEFAULT_TENANT,
     FUNCTION_NAME_PATTERN,
@@ -58,6 +59,7 @@ _VERSION: Json = record(
     handler=TEXT,
     limits=ref("Limits"),
     environ={**_TEXTS, "description": "names only"},
+    secrets={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
     tenant=TEXT,
@@ -101,6 +103,12 @@ _SETTINGS: Json = record(
         "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+        "secrets": {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{NAME_PATTERN.pattern}$"},
+            "additionalProperties": _or_null(TEXT),
+            "description": f"changes: null removes, others are kept; {SECRETS_MAX} of {SECRETS_BYTES_MAX} bytes in all",
+        },
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
         "tenant": {"type": "string", "pattern": f"^{TENANT_PATTERN.pattern}$", "default": DEFAULT_TENANT},
         "reuse": {

@@ -59,6 +59,7 @@ def _rows(function: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in (function.get("limits") or {}).items():
         yield key, output.size(value) if key.endswith("_bytes") else output.text(value)
     yield "variables", _words(function.get("environ"))
+    yield "secrets", _words(function.get("secrets"))
     yield "environment", output.text(function.get("environment"))
     yield "imports", _words(function.get("imports"))
     distributions = list(function.get("distributions") or ())

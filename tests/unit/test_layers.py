@@ -38,6 +38,7 @@ INSIDE = {
 }
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
+    "cryptography": ("gateway.secret_key",),
     "installer": ("rootfs_builder",),
     "packaging": ("rootfs_builder", "runtime.file_names"),
     "uvloop": ("gateway", "runtime.daemon"),
