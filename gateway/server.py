@@ -30,10 +30,12 @@ from gateway.nodes import NodeQuestions
 from gateway.policies import make_policy
 from gateway.registry import Registry
 from gateway.runtimes import Runtimes
+from gateway.secret_key import FILE_NAME as KEY_FILE_NAME
 from gateway.services import Services
 from gateway.store.database import Database
 from gateway.store.functions import FunctionStore
 from gateway.store.records import RecordStore
+from gateway.store.secrets import Safe
 from runtime import logs, protocol
 from runtime.clock import Clock, SystemClock
 from runtime.config import Settings
@@ -130,8 +132,8 @@ class Gateway:
         policy = DecisionLog(make_policy(settings, [base.runtime for base in welcome.runtimes]))
         fleet = Fleet(settings, policy, clock, self._loop, send, records.add, self._link.poll)
         evictions = Evictions(fleet)
-        keeper = Keeper(clock, fleet, policy, send)
-        registry = Registry(FunctionStore(database), fleet, keeper, send)
+        keeper = Keeper(clock, fleet, policy, send, settings.trusted_packages)
+        registry = Registry(FunctionStore(database, Safe(database.path.with_name(KEY_FILE_NAME))), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
         runtimes = Runtimes(welcome.runtimes, settings.default_runtime, keeper, registry, builds)
         questions = NodeQuestions(self._link.send)

@@ -5,6 +5,7 @@ pagurusd reads them once and hands the result to the gateway in Welcome.
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from runtime.suites import SUITES
 
 DEFAULT_CONFIG_PATH = Path("/etc/pagurus/pagurus.toml")
 PREFIX = "PAGURUS_"
+NORMALISED_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # PEP 503
 SDIST_MEMORY_BYTES_MIN = 64 * MIB  # uv alone takes that
 
 
@@ -64,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     egress_subnet: str = "10.201.0.0/16"  # of sandboxes whose function has egress; '' lets none have it
     egress_resolvers: tuple[str, ...] = ()  # name servers for them; none: the host's own, else public ones
     egress_connections_max: int = 256  # of one sandbox to the outside at once
+    trusted_packages: tuple[str, ...] = ()  # of the index: zygotes of nothing else help every tenant
     records_kept: int = 100_000
     default_runtime: str = ""  # of a deploy that names none; '' takes the host's version of Python, if it is built
     log_level: str = "info"
@@ -116,7 +119,7 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
     found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known}
-    for name in ("extra_index_urls", "egress_resolvers"):
+    for name in ("extra_index_urls", "trusted_packages", "egress_resolvers"):
         if name in found:
             found[name] = found[name].split()
     if "policy_options" in found:
@@ -147,12 +150,20 @@ def _check(settings: Settings) -> None:
             raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
     _check_sdists(settings)
     _check_egress(settings)
+    _check_trusted(settings)
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:
         raise ConfigError(f"uid_base {settings.uid_base} and zygotes_max leave the range 65536..2147483647")
     if settings.default_runtime and settings.default_runtime not in SUITES:
         raise ConfigError(f"default_runtime is {settings.default_runtime!r}, not one of {', '.join(SUITES)}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {settings.log_level!r}, not debug, info, warning or error")
+
+
+def _check_trusted(settings: Settings) -> None:
+    for name in settings.trusted_packages:
+        if not NORMALISED_NAME_PATTERN.fullmatch(name):
+            hint = "the normalised name of one distribution, such as scikit-learn"
+            raise ConfigError(f"trusted_packages has {name!r}", hint=hint)
 
 
 def _check_sdists(settings: Settings) -> None:

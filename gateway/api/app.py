@@ -10,6 +10,7 @@ from gateway.api.live import LiveRoutes
 from gateway.api.node import NodeRoutes
 from gateway.api.runtimes import RuntimeRoutes
 from gateway.api.sandboxes import SandboxRoutes
+from gateway.api.secrets import SecretRoutes
 from gateway.services import Services
 from runtime.config import listen_address
 
@@ -23,6 +24,7 @@ def make_router(services: Services, store_dir: Path) -> Router:
     runtimes = RuntimeRoutes(services)
     sandboxes = SandboxRoutes(services)
     garbage = GarbageRoutes(services)
+    secrets = SecretRoutes(services)
     return Router(
         [
             Route("GET", "/", node.index),
@@ -42,6 +44,7 @@ def make_router(services: Services, store_dir: Path) -> Router:
             Route("DELETE", "/v1/runtimes/{name}", runtimes.remove),
             Route("GET", "/v1/zygotes", node.zygotes),
             Route("POST", "/v1/gc", garbage.collect),
+            Route("POST", "/v1/rotate-key", secrets.rotate_key),
             Route("GET", "/v1/status", node.status),
             Route("GET", "/healthz", node.healthz),
             Route("GET", "/readyz", node.readyz),

@@ -14,8 +14,9 @@ from gateway.deploys import DeploySettings
 from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
+from gateway.secrets import NAME_PATTERN
 from runtime import egress
-from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
+from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, TENANT_PATTERN, Limits, RuntimeName
 
 BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
 UPLOAD_TIMEOUT_S = 600.0
@@ -56,6 +57,9 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     environ: dict[str, str] = {}
     policy: str = ""
     egress: str | list[str] = egress.NONE
+    tenant: str = DEFAULT_TENANT
+    reuse: bool = True
+    secrets: dict[str, str | None] = {}
 
 
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
@@ -147,12 +151,22 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         environ=_environ(found.environ),
         policy=_policy(found.policy),
         egress=_egress(found.egress),
+        tenant=_tenant(found.tenant),
+        reuse=found.reuse,
+        secrets=_secrets(found.secrets),
     )
 
 
 def runtime_problem(error: UnknownRuntimeError) -> ProblemError:
     """A deploy's setting names a runtime that is not there."""
     return ProblemError(Failure(word="invalid-settings", detail=error.message, hint=error.hint))
+
+
+def _tenant(name: str) -> str:
+    if not TENANT_PATTERN.fullmatch(name):
+        detail = f"tenant is {name[:100]!r}: a letter, then up to 62 lower-case letters, digits and '-'"
+        raise problem("invalid-settings", detail)
+    return name
 
 
 def _policy(name: str) -> str:
@@ -185,6 +199,24 @@ def _environ(found: dict[str, str]) -> dict[str, str]:
     if size > ENVIRON_BYTES_MAX:
         raise problem("invalid-settings", f"environ has {size} bytes in all, the limit is {ENVIRON_BYTES_MAX}")
     return found
+
+
+def _secrets(found: dict[str, str | None]) -> dict[str, str | None]:
+    for name, value in found.items():
+        if not NAME_PATTERN.fullmatch(name):
+            rule = "letters, digits and '_', not first a digit, at most 128"
+            raise problem("invalid-settings", f"secrets has {name[:100]!r}: a name is {rule}")
+        if value is not None and ("\0" in value or not _is_utf8(value)):
+            raise problem("invalid-settings", f"the secret {name} has a NUL byte or is no text")
+    return found
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold
+        return False
+    return True
 
 
 async def _invite(request: web.BaseRequest) -> None:

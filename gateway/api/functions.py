@@ -111,9 +111,12 @@ def _version(version: Version) -> dict[str, Any]:
         "handler": version.handler,
         "limits": msgspec.to_builtins(version.limits),
         "environ": sorted(version.environ),  # names only: values may be secrets
+        "secrets": version.secrets.names,
         "requirements": version.requirements,
         "policy": version.policy,
         "egress": egress.shown(version.egress),
+        "tenant": version.tenant,
+        "reuse": version.reuse,
         "code": version.code,
         "environment": environment.id if environment else None,
         "distributions": [f"{one.name}=={one.version}" for one in environment.distributions] if environment else [],

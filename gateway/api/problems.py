@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.invocation import Failure, UserError
+from runtime.errors import PagurusError
 
 TYPE_PREFIX = "urn:pagurus:problem:"
 CONTENT_TYPE = "application/problem+json"
@@ -37,6 +38,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "build-index": (503, "The package index cannot be used"),
     "build-limit": (422, "The build reached a limit"),
     "build-base": (503, "The runtime's base file system is not usable"),
+    "secrets-unreadable": (503, "The secrets cannot be decrypted"),
     "build-internal": (500, "The build failed"),
     "function-exception": (500, "The function raised an exception"),
     "function-exited": (500, "The function ended its process"),
@@ -71,6 +73,11 @@ class ProblemError(Exception):
 def problem(word: str, detail: str, *, headers: dict[str, str] | None = None) -> ProblemError:
     """A problem with this word of the table."""
     return ProblemError(Failure(word=word, detail=detail), headers=headers)
+
+
+def unreadable_secrets(error: PagurusError) -> ProblemError:
+    """The key of the secrets is lost or another one."""
+    return ProblemError(Failure(word="secrets-unreadable", detail=error.message, hint=error.hint))
 
 
 def document(failure: Failure, *, status: int | None = None, invocation: str | None = None) -> dict[str, Any]:

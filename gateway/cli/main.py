@@ -24,6 +24,7 @@ COMMANDS = {
     "ps": ("gateway.cli.listing", "list_sandboxes", "List the live sandboxes and zygotes."),
     "rm": ("gateway.cli.listing", "remove", "Remove functions."),
     "gc": ("gateway.cli.gc", "collect", "Remove code and packages that no function needs."),
+    "rotate-key": ("gateway.cli.rotate_key", "rotate_key", "Encrypt all secrets with a new key."),
     "evict": ("gateway.cli.evict", "evict", "End idle sandboxes."),
     "status": ("gateway.cli.status", "status", "Show the state of the node, or the live view of a function."),
     "runtimes": ("gateway.cli.runtimes", "runtimes", "List the Python versions of the node; add or remove one."),

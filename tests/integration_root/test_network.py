@@ -118,7 +118,10 @@ def host_as_it_was() -> Iterator[None]:
 
 
 def host_state() -> dict[str, str]:
-    forwarding = {str(path): path.read_text() for path in sorted(Path("/proc/sys/net/ipv4/conf").glob("*/forwarding"))}
+    forwarding = {}
+    for path in sorted(Path("/proc/sys/net/ipv4/conf").glob("*/forwarding")):
+        with contextlib.suppress(FileNotFoundError):  # of a port that goes just now
+            forwarding[str(path)] = path.read_text()
     commands = ("ip -br link", "ip -4 route show table all", "nft list ruleset")
     return {
         **forwarding,

@@ -26,6 +26,7 @@ LEAVES = {
     "runtime.packets",
     "runtime.reaper",
     "runtime.suites",
+    "runtime.trust",
 }
 INSIDE = {
     "runtime.frames",
@@ -38,6 +39,7 @@ INSIDE = {
 }
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
+    "cryptography": ("gateway.secret_key",),
     "installer": ("rootfs_builder",),
     "packaging": ("rootfs_builder", "runtime.file_names"),
     "uvloop": ("gateway", "runtime.daemon"),
