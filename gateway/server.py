@@ -36,7 +36,7 @@ from gateway.store.database import Database
 from gateway.store.functions import FunctionStore
 from gateway.store.records import RecordStore
 from gateway.store.secrets import Safe
-from runtime import logs, protocol
+from runtime import logs, protocol, syscalls
 from runtime.clock import Clock, SystemClock
 from runtime.config import Settings
 from runtime.errors import PagurusError, ProtocolError
@@ -238,6 +238,7 @@ async def _run(descriptors: Sequence[int]) -> int:
 def main() -> int:
     """Entry of `python -m gateway`; the exit status."""
     os.umask(0o077)
+    syscalls.forbid_dumps()  # it holds keys and secrets
     logs.configure("info")
     # Both measured with wrk, together 8 % of the warm requests: the store's thread must not keep the event
     # loop waiting for the default 5 ms, and what is imported by now never becomes garbage.
