@@ -25,6 +25,7 @@ LEAVES = {
     "runtime.packets",
     "runtime.reaper",
     "runtime.suites",
+    "runtime.tokens",
 }
 INSIDE = {
     "runtime.frames",
