@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state_dir: str = "/var/lib/pagurus"
     run_dir: str = "/run/pagurus"
     listen: str = "127.0.0.1:8080"
+    auth: str = "auto"  # tokens: needed off loopback and where there are any; or "always"
+    hosts: tuple[str, ...] = ()  # names that requests may come under, beside addresses
     gateway_user: str = "pagurus"
     builder_user: str = "pagurus-build"
     cgroup_parent: str = "pagurus"  # below each hierarchy's root, or below our own when delegated
@@ -94,6 +96,15 @@ def listen_address(settings: Settings) -> tuple[str, int]:
     return host, int(port)
 
 
+def is_loopback(settings: Settings) -> bool:
+    """Whether only processes of this machine reach `listen`. Raises ConfigError."""
+    host, _ = listen_address(settings)
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise ConfigError(f"listen host {host!r} is not an IP address") from error
+
+
 def public(settings: Settings) -> dict[str, Any]:
     """The settings as builtins, without the addresses of indexes, which may hold passwords."""
     values = dict(msgspec.to_builtins(settings))
@@ -115,10 +126,9 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
     found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known}
-    if "extra_index_urls" in found:
-        found["extra_index_urls"] = found["extra_index_urls"].split()
-    if "trusted_packages" in found:
-        found["trusted_packages"] = found["trusted_packages"].split()
+    for name in ("extra_index_urls", "hosts", "trusted_packages"):
+        if name in found:
+            found[name] = found[name].split()
     if "policy_options" in found:
         try:
             found["policy_options"] = msgspec.json.decode(found["policy_options"], type=dict[str, Any])
@@ -128,16 +138,9 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check(settings: Settings) -> None:
-    host, _ = listen_address(settings)
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError as error:
-        raise ConfigError(f"listen host {host!r} is not an IP address") from error
-    if not is_loopback:
-        raise ConfigError(
-            f"listen is {settings.listen!r}: other machines could invoke without credentials",
-            hint="listen on a loopback address; tokens for others are not supported yet",
-        )
+    is_loopback(settings)
+    if settings.auth not in ("auto", "always"):
+        raise ConfigError(f"auth is {settings.auth!r}, not auto or always")
     for name in ("state_dir", "run_dir"):
         directory = getattr(settings, name)
         if not os.path.isabs(directory) or ":" in directory or "," in directory:

@@ -35,6 +35,7 @@ from runtime.protocol_store import (
     Message,
     RuntimesChanged,
 )
+from runtime.tokens import Token
 
 __all__ = [  # beside what is defined here
     "Base",
@@ -162,6 +163,13 @@ class Welcome(Message, frozen=True, kw_only=True):
     settings: dict[str, Any]
     runtimes: tuple[Base, ...]
     checks: tuple[Check, ...] = ()
+    tokens: tuple[Token, ...] = ()
+
+
+class TokensChanged(Message, frozen=True, kw_only=True):
+    """All tokens there are from now on."""
+
+    tokens: tuple[Token, ...]
 
 
 class ZygoteReady(Message, frozen=True, kw_only=True):
@@ -312,6 +320,7 @@ ToGateway = (
     | NodeStatus
     | GarbageCollected
     | Drain
+    | TokensChanged
 )
 
 _encoder = msgspec.msgpack.Encoder()

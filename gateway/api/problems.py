@@ -18,6 +18,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "invalid-name": (400, "The function's name breaks the rule"),
     "invalid-settings": (400, "A setting of the function is wrong"),
     "invalid-query": (400, "A query parameter is wrong"),
+    "unauthorized": (401, "The request needs a token"),
+    "forbidden": (403, "The token does not allow this"),
     "forbidden-host": (403, "The Host or Origin is not this node"),
     "unknown-function": (404, "There is no such function"),
     "unknown-invocation": (404, "There is no such invocation"),

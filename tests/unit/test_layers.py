@@ -26,6 +26,7 @@ LEAVES = {
     "runtime.reaper",
     "runtime.suites",
     "runtime.trust",
+    "runtime.tokens",
 }
 INSIDE = {
     "runtime.frames",
