@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from runtime.model import Environment, EnvironmentId, SandboxId
-from tests.integration_root.attacks import attacker, files, kernel, neighbours, network, privileges
+from tests.integration_root.attacks import attacker, counts, files, kernel, neighbours, network, privileges
 from tests.integration_root.attacks.attacker import ATTACKS, NOT_RUN, Attack
 from tests.node_bed import Bed
 
@@ -26,11 +26,12 @@ TARGETS = {
     "privileges": privileges,
     "network": network,
     "files": files,
+    "counts": counts,
 }
 WAYS = ("helper", "executor", "import")
 _FOLDER = Path(attacker.__file__).parent
 _MAIN = """
-from attacks import attacker, neighbours, kernel, privileges, network, files
+from attacks import attacker, neighbours, kernel, privileges, network, files, counts
 
 def main(param):
     return attacker.run(param["name"], param["target"])
@@ -38,7 +39,7 @@ def main(param):
 # Import-time code: what it observes stays in the zygote's memory, for a helper to tell.
 _IMPORTED = """
 import json
-from evil import attacker, neighbours, kernel, privileges, network, files
+from evil import attacker, neighbours, kernel, privileges, network, files, counts
 
 SEEN = {}
 for name in json.loads(%r):
@@ -56,8 +57,12 @@ def of(module: ModuleType) -> list[Attack]:
 
 def shipped(folder: str, *names: str) -> dict[str, str]:
     """Files of the attacks as a package of the sandbox."""
-    texts = {f"{folder}/{name}.py": (_FOLDER / f"{name}.py").read_text() for name in names}
-    return {f"{folder}/__init__.py": "", **texts}
+    return {f"{folder}/__init__.py": "", **{f"{folder}/{name}.py": text(name) for name in names}}
+
+
+def text(name: str) -> str:
+    """One of the files beside this one."""
+    return (_FOLDER / f"{name}.py").read_text()
 
 
 async def carry_out(bed: Bed) -> dict[str, dict[str, dict[str, Any]]]:
@@ -97,7 +102,7 @@ class _Stage:
         base = await bed.zygote("base", standbys=2)
         secret = f"secret-block-{secrets.token_hex(16)}"
         self.victim = await bed.parked()
-        code = bed.write_code({"main.py": (_FOLDER / "victim.py").read_text()})
+        code = bed.write_code({"main.py": text("victim"), **shipped("attacks", "attacker", "counts")})
         bed.assign(self.victim, bed.assignment(code, environ={"SECRET": secret}))
         first = (await bed.call(self.victim)).value
         self.digest = first["digest"]
@@ -125,8 +130,13 @@ class _Stage:
         try:
             async with asyncio.timeout(5):
                 answer = (await self.bed.call(self.victim)).value
+            counts.is_left_on_the_host()
         except (EOFError, TimeoutError) as error:
             return f"the victim does not answer: {error!r}"
+        except OSError as error:
+            return f"the host is short of something: {error}"
+        if not isinstance(answer, dict) or "digest" not in answer:
+            return f"the victim failed: {answer}"
         if answer["digest"] != self.digest:
             return "what the victim holds has changed"
         return f"{answer['guests']} guests came to the victim" if answer["guests"] else ""

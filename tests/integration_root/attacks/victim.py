@@ -5,6 +5,8 @@ import hashlib
 import os
 import socket
 
+from attacks import counts
+
 _KEY = 0x5EC7
 _IPC_CREAT = 0o1000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,6 +31,7 @@ assert _libc.msgget(_KEY, _IPC_CREAT | 0o666) >= 0
 
 def main(param):
     """What it holds: a digest that must never change, and how often somebody came to its servers."""
+    counts.is_left()
     files = []
     for folder in ("/tmp", "/dev/shm"):
         for name in sorted(os.listdir(folder)):
