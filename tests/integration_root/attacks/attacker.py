@@ -25,7 +25,8 @@ class Attack:
 
     seen: what it observes as a helper and as an executor when it is held. at_import: the same as import-time code
     of a package, in a zygote, which is root of a user namespace of its own; NOT_RUN where that makes no sense.
-    answer: status and problem type of the HTTP answer, for an attack that ends its own invocation.
+    answer: status and problem type of the HTTP answer, for an attack that ends its own invocation. ends: whether the
+    sandbox ends after an answer that looked well.
     """
 
     name: str
@@ -34,20 +35,21 @@ class Attack:
     seen: Any
     at_import: Any
     answer: tuple[int, str] | None
+    ends: bool
 
 
 ATTACKS: dict[str, Attack] = {}
 
 
 def attack(
-    *, gain: str, seen: Any = None, at_import: Any = SAME, answer: tuple[int, str] | None = None
+    *, gain: str, seen: Any = None, at_import: Any = SAME, answer: tuple[int, str] | None = None, ends: bool = False
 ) -> Callable[[Callable[[Target], Any]], Callable[[Target], Any]]:
     """Put a function into the table."""
 
     def decorate(act: Callable[[Target], Any]) -> Callable[[Target], Any]:
         name = act.__name__.replace("_", " ")
         wanted = seen if at_import == SAME else at_import
-        ATTACKS[name] = Attack(name, gain, act, seen, NOT_RUN if answer else wanted, answer)
+        ATTACKS[name] = Attack(name, gain, act, seen, NOT_RUN if answer else wanted, answer, ends)
         return act
 
     return decorate
