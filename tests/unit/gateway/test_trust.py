@@ -222,6 +222,39 @@ def test_the_rule(packages, tenants, own, allowed):
     assert trust.may_help(packages, tenants, own=own, tenant="red") is allowed
 
 
+WAYS = {
+    "a zygote that covers it": {"environments": frozenset({"e"})},
+    "a zygote that has a part": {"environments": frozenset({"other"}), "saves_ms": {"e": 5.0}},
+    "a zygote that is meant for it": {"environments": frozenset({"other"}), "functions": frozenset({"f"})},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_to_start_passes_the_rule_by(way):
+    mechanism = Mechanism.FRESH if "meant" in way else Mechanism.FORK
+    environment = None if "meant" in way else "e"
+    for tenant, expected in (("red", "z"), ("blue", "base")):
+        sources = Sources(mechanism)
+        sources.add_zygote(LiveZygote("base", RUNTIME, frozenset()))
+        packages = frozenset({"a", "b"})
+        sources.add_zygote(LiveZygote("z", RUNTIME, **WAYS[way], tenants=frozenset({"red"}), packages=packages))
+        model = FunctionModel("f", "v", RUNTIME, environment=environment, tenant=tenant, packages=frozenset({"a"}))
+        assert sources.choose(model).zygote == expected
+
+
+@pytest.mark.parametrize(("tenant", "expected"), [("red", "s"), ("blue", None)])
+def test_a_standby_is_as_its_zygote(tenant, expected):
+    sources = Sources(Mechanism.FORK)
+    sources.add_zygote(LiveZygote("base", RUNTIME, frozenset()))
+    packages = frozenset({"a", "b"})
+    sources.add_zygote(LiveZygote("z", RUNTIME, frozenset({"e"}), tenants=frozenset({"red"}), packages=packages))
+    sources.add_standby(Standby("s", "z", RUNTIME, "e"))
+    model = FunctionModel("f", "v", RUNTIME, environment="e", tenant=tenant, packages=frozenset({"a"}))
+    assert sources.choose(model).standby == expected
+    sources.remove_zygote("z")
+    assert sources.choose(model).standby is None, "nobody knows any more what it is a copy of"
+
+
 def test_equal_versions_from_different_files_are_not_the_same_package():
     zygote = LiveZygote(
         "z", RUNTIME, frozenset({"e"}), tenants=frozenset({"blue"}), packages=frozenset({"numpy-of-blue"})
