@@ -283,7 +283,7 @@ class Fleet:
             self._send(FreezeSandbox(sandbox=lease.sandbox, frozen=False))
         now_s = self._clock.monotonic_s()
         invocation.leased_s, invocation.kind, invocation.sandbox = now_s, lease.kind, lease.sandbox
-        invocation.version = lease.version
+        invocation.version, invocation.note = lease.version, lease.note
         link.send(
             invocation,
             FrameKind.INVOKE,

@@ -35,6 +35,7 @@ class Keeper:
         self.policy = policy
         self.zygotes = Zygotes()
         self._planner = Planner(policy, fleet.pools, self.zygotes)
+        self.quarantine = self._planner.quarantine
         self._clock = clock
         self._fleet = fleet
         self._send = send

@@ -39,6 +39,7 @@ _INSIDE = (
     "fork/warm.py",
     "fork/measure.py",
     "fork/ownership.py",
+    "fork/manners.py",
 )
 
 

@@ -129,7 +129,7 @@ class Node:
         targets = {target.environment: target.count for target in message.standbys}
         host = self._zygotes.get(message.zygote)
         if host is not None:
-            host.set_targets(targets)
+            host.set_targets(targets, message.tenants)
             if host.ready is not None:
                 self._send(host.ready, [])
             return
@@ -138,6 +138,7 @@ class Node:
             runtime=message.runtime,
             environments=message.environments,
             imports=message.imports,
+            tenants=message.tenants,
             parts=self._parts,
             on_parked=self._parked,
             on_end=self._zygote_ended,
@@ -157,7 +158,7 @@ class Node:
                 self.counters["internal_errors"] += 1
             self.counters["zygotes_failed"] += 1
             self._zygotes.pop(host.id, None)
-            self._send(protocol.ZygoteFailed(zygote=host.id, phase=phase, message=str(error)), [])
+            self._send(reports.zygote_failed(host.id, phase, error), [])
             return
         log.info("zygote=%s ready in %.0f ms, pid %d", host.id, ready.start_ms, host.pid)
         self.counters["zygotes_started"] += 1
@@ -173,7 +174,7 @@ class Node:
             return  # reported by _run_zygote
         log.info("zygote=%s ended: %s", host.id, reason)
         self._zygotes.pop(host.id, None)
-        self._send(protocol.ZygoteDied(zygote=host.id, reason=reason), [])
+        self._send(protocol.ZygoteDied(zygote=host.id, reason=reason, is_refused=host.is_refused), [])
 
     def _watch(self, host: ZygoteHost, sandbox: Sandbox, pid: int) -> None:
         """From here on the sandbox has a process, and is the node's until that is reaped: `host` may have ended."""
@@ -230,6 +231,8 @@ class Node:
     def _attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
         layers, overlays = self._parts.layers, self._parts.overlays
         wanted = assignment.environment
+        host = self._hosts[sandbox.id]
+        host.holdings.refuse_stranger(assignment, host.tenants, layers)
         if sandbox.environment is not None and sandbox.environment != wanted:
             raise StartError("rootfs", "the sandbox has another environment mounted")
         code = overlays.clone(f"code {assignment.code}", lambda: layers.code_lowers(assignment.code))

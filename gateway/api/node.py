@@ -7,8 +7,10 @@ from aiohttp import web
 
 from gateway.api import problems
 from gateway.api.openapi import DOCUMENT
+from gateway.scheduler.quarantine import Suspicion
 from gateway.scheduler.zygotes import ZygoteEntry
 from gateway.services import Services
+from runtime.model import EnvironmentId
 from runtime.protocol import NodeStatus
 
 _OPENAPI = msgspec.json.encode(DOCUMENT)
@@ -52,7 +54,8 @@ class NodeRoutes:
     async def zygotes(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
         """GET /v1/zygotes."""
         entries = self._services.keeper.zygotes.entries.values()
-        return _json({"zygotes": [self._zygote(entry) for entry in entries]})
+        kept_out = [self._kept_out(*one) for one in self._services.keeper.quarantine.kept_out.items()]
+        return _json({"zygotes": [self._zygote(entry) for entry in entries], "kept_out": kept_out})
 
     async def status(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
         """GET /v1/status."""
@@ -96,6 +99,19 @@ class NodeRoutes:
             }
         )
 
+    def _kept_out(self, environment: EnvironmentId, suspicion: Suspicion) -> dict[str, Any]:
+        return {
+            "environment": environment,
+            "functions": [
+                name
+                for name, function in self._services.registry.functions.items()
+                if function.version.environment is not None and function.version.environment.id == environment
+            ],
+            "reason": suspicion.reason,
+            "refusals": suspicion.times,
+            "ends_in_s": max(0.0, suspicion.ends_s - self._services.clock.monotonic_s()),
+        }
+
     def _zygote(self, entry: ZygoteEntry) -> dict[str, Any]:
         fleet = self._services.fleet
         live = fleet.pools.sources.zygotes.get(entry.id)
@@ -111,6 +127,7 @@ class NodeRoutes:
             "id": entry.id,
             "runtime": runtime,
             "state": entry.state,
+            "tenants": sorted(live.tenants if live else entry.spec.tenants if entry.spec else ()),
             "reason": entry.reason,
             "tries": entry.tries,
             "environments": environments,

@@ -126,6 +126,7 @@ _INVOCATION: Json = record(
     version=TEXT,
     status={"enum": ["succeeded", "failed"]},
     start_kind=_or_null({"enum": list(StartKind)}),
+    start_note={"type": "string", "description": "of a cold start: why no zygote may hold its packages"},
     started=_TIME,
     duration_ms=_NUMBER,
     phases_ms=_PHASES,
@@ -164,6 +165,7 @@ _ZYGOTE: Json = record(
     id=TEXT,
     runtime=_or_null(TEXT),
     state={"enum": ["starting", "ready", "failed", "ending"]},
+    tenants={**_TEXTS, "description": "who has chosen all that it holds; others it helps if they declare all of it"},
     reason=TEXT,
     tries=COUNT,
     environments=_TEXTS,
@@ -184,6 +186,8 @@ _FUNCTION_STATUS: Json = record(
     version=_DIGEST,
     runtime=ref("RuntimeName"),
     environment=_or_null(_DIGEST),
+    tenant=TEXT,
+    obstacle={"type": "string", "description": "why no zygote may hold its packages for now: one was refused"},
     pool={**_COUNTS, "description": "idle, frozen, busy, starting, dying, waiting, standbys"},
     next_start=_or_null(record(kind={"enum": list(StartKind)}, zygote=TEXT, standby=_or_null(TEXT))),
     zygotes={
@@ -275,6 +279,14 @@ SCHEMAS: Json = {
     "Invocation": _INVOCATION,
     "Sandbox": _SANDBOX,
     "Zygote": _ZYGOTE,
+    "Zygotes": record(
+        zygotes={"type": "array", "items": ref("Zygote")},
+        kept_out={
+            "type": "array",
+            "items": record(environment=_DIGEST, functions=_TEXTS, reason=TEXT, refusals=COUNT, ends_in_s=_NUMBER),
+            "description": "environments that no zygote may hold for now, as one with them was refused",
+        },
+    ),
     "FunctionStatus": _FUNCTION_STATUS,
     "Status": _STATUS,
     "GarbageItem": record(

@@ -342,8 +342,9 @@ class Pools:
             return
         self.sources.take_standby(source.standby)
         sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, source.kind)
-        sandbox.request = pool.waiting.popleft()
-        out.append(Lease(sandbox.request.id, sandbox.id, spec.name, spec.version, source.kind, assign=True))
+        sandbox.request = request = pool.waiting.popleft()
+        where = (request.id, sandbox.id, spec.name, spec.version, source.kind)
+        out.append(Lease(*where, assign=True, note=spec.note(source.kind)))
 
     def _lease_idle(self, pool: Pool, request: Request) -> Lease:
         """The most recently used executor, else the most recently used helper (the paper's precedence)."""
@@ -354,7 +355,7 @@ class Pools:
         kind, thaw = sandbox.first_kind or StartKind.WARM, sandbox.frozen
         sandbox.first_kind, sandbox.frozen, sandbox.state = None, False, State.LEASED
         sandbox.request = request
-        return Lease(request.id, sandbox.id, sandbox.function, sandbox.version, kind, False, thaw)
+        return Lease(request.id, sandbox.id, sandbox.function, sandbox.version, kind, False, thaw, pool.spec.note(kind))
 
     def _adopt(
         self,

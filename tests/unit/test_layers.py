@@ -36,6 +36,7 @@ INSIDE = {
     "runtime.fork.warm",
     "runtime.fork.measure",
     "runtime.fork.ownership",
+    "runtime.fork.manners",
 }
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),

@@ -78,7 +78,7 @@ class Scene:
 
     def leave(self, way: str) -> None:
         """End a survivor. Its processes may have taken all it has, so no answer is waited for but its end."""
-        for row in self.daemon.sandboxes(function=way):
+        for _ in self.daemon.sandboxes(function=way):
             self.daemon.invoke(way, "leave")
         self.daemon.until(lambda: not self.daemon.sandboxes(function=way), "the survivor's end")
 

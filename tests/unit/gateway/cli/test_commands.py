@@ -12,6 +12,7 @@ from runtime.protocol import Check
 
 FUNCTION = {
     "name": "hello",
+    "tenant": "red",
     "version": "ab" * 32,
     "runtime": "python3.11",
     "handler": "main.main",
@@ -226,7 +227,7 @@ def test_ls(pagurus, gateway):
     gateway.answer("GET", "/v1/functions", {"functions": [FUNCTION, {"name": "bare"}]})
     header, row, bare = pagurus("ls").stdout.splitlines()
     assert header.split()[:3] == ["NAME", "TENANT", "VERSION"]
-    assert row.split()[:8] == ["hello", "-", "abababababab", "python3.11", "main.main", "256", "MiB", "2"]
+    assert row.split()[:8] == ["hello", "red", "abababababab", "python3.11", "main.main", "256", "MiB", "2"]
     assert row.endswith("2026-11-24 18:00:00")
     assert bare.split()[0] == "bare"
     assert json.loads(pagurus("ls", "--json").stdout)["functions"][0] == FUNCTION
