@@ -35,6 +35,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     lock: str
     created_s: float
     policy: str = ""
+    egress: tuple[str, ...] = ()
     tenant: str = DEFAULT_TENANT
     reuse: bool = True  # whether a sandbox serves more than one invocation
     conflicts: tuple[Conflict, ...] = ()
@@ -70,6 +71,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             handler=self.handler,
             environment=self.environment.id if self.environment else None,
             limits=self.limits,
+            egress=self.egress,
             tenant=self.tenant,
             environ={**self.environ, **self.secrets.reveal()} if self.secrets.names else self.environ,
         )

@@ -57,6 +57,7 @@ class DeploySettings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     environ: dict[str, str]
     policy: str = ""
+    egress: tuple[str, ...] = ()
     tenant: str = DEFAULT_TENANT
     reuse: bool = True
     secrets: dict[str, str | None] = {}  # changes: a value sets, None removes, what is not named stays
@@ -116,6 +117,7 @@ class Deploys:
                 limits=settings.limits,
                 environ=settings.environ,
                 policy=settings.policy,
+                egress=settings.egress,
                 tenant=settings.tenant,
                 reuse=settings.reuse,
                 secrets=secrets.id,
@@ -130,6 +132,7 @@ class Deploys:
             lock=built.lock,
             created_s=self._clock.wall_s(),
             policy=settings.policy,
+            egress=settings.egress,
             tenant=settings.tenant,
             reuse=settings.reuse,
             conflicts=built.conflicts,

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from runtime import egress
 from runtime.errors import ConfigError
 from runtime.model import MIB
 from runtime.suites import SUITES
@@ -64,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     index_url: str = ""  # package index; '' takes the index that pip is configured with
     extra_index_urls: tuple[str, ...] = ()  # asked before index_url
     url_requirements: bool = False  # whether a requirement may be a wheel's https address with its hash
+    egress_subnet: str = "10.201.0.0/16"  # of sandboxes whose function has egress; '' lets none have it
+    egress_resolvers: tuple[str, ...] = ()  # name servers for them; none: the host's own, else public ones
+    egress_connections_max: int = 256  # of one sandbox to the outside at once
     trusted_packages: tuple[str, ...] = ()  # of the index: zygotes of nothing else help every tenant
     records_kept: int = 100_000
     default_runtime: str = ""  # of a deploy that names none; '' takes the host's version of Python, if it is built
@@ -126,7 +130,7 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
     found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known}
-    for name in ("extra_index_urls", "hosts", "trusted_packages"):
+    for name in ("extra_index_urls", "hosts", "trusted_packages", "egress_resolvers"):
         if name in found:
             found[name] = found[name].split()
     if "policy_options" in found:
@@ -149,6 +153,7 @@ def _check(settings: Settings) -> None:
         if getattr(settings, name) < 1:
             raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
     _check_sdists(settings)
+    _check_egress(settings)
     _check_trusted(settings)
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:
         raise ConfigError(f"uid_base {settings.uid_base} and zygotes_max leave the range 65536..2147483647")
@@ -172,3 +177,19 @@ def _check_sdists(settings: Settings) -> None:
         raise ConfigError(
             f"sdist_memory_bytes is {settings.sdist_memory_bytes}: it must be at least {SDIST_MEMORY_BYTES_MIN}"
         )
+
+
+def _check_egress(settings: Settings) -> None:
+    try:
+        if settings.egress_subnet:
+            egress.parse_subnet(settings.egress_subnet)
+    except ValueError as error:
+        raise ConfigError(
+            f"egress_subnet: {error}", hint="an IPv4 network from /8 to /28 that the host does not use"
+        ) from error
+    try:
+        egress.parse_resolvers(settings.egress_resolvers)
+    except ValueError as error:
+        raise ConfigError(f"egress_resolvers: {error}", hint="IPv4 addresses of name servers") from error
+    if not 1 <= settings.egress_connections_max <= 65535:
+        raise ConfigError(f"egress_connections_max is {settings.egress_connections_max}: it must be 1 to 65535")

@@ -151,6 +151,8 @@ class _Daemon:
                 if not bases.built(_rootfs(settings)):
                     raise RequirementError("no base root file system", hint="run scripts/setup")
                 await _clear_leftovers(parts.cgroups, parts.layers)
+                if refusal := parts.egress.check():
+                    log.warning("functions cannot have egress: %s", refusal)
                 gateway = GatewayProcess(settings, listener, partial(self._welcome, parts), parts.reaper)
                 node = Node(parts, gateway.send)
                 node.bases.discard_leftovers()
@@ -224,6 +226,7 @@ class _Daemon:
             runtimes=bases.built(_rootfs(self._settings)),
             checks=self._checks,
             tokens=self._tokens,
+            egress_refusal=parts.egress.refusal,
         )
 
 

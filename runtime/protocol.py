@@ -154,7 +154,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins)."""
+    """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins).
+
+    egress_refusal: why no function can have egress on this node, or ''.
+    """
 
     protocol: int
     node: str
@@ -164,6 +167,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     runtimes: tuple[Base, ...]
     checks: tuple[Check, ...] = ()
     tokens: tuple[Token, ...] = ()
+    egress_refusal: str = ""
 
 
 class TokensChanged(Message, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
 from gateway.secrets import NAME_PATTERN
+from runtime import egress
 from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, TENANT_PATTERN, Limits, RuntimeName
 
 BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
@@ -55,6 +56,7 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
     environ: dict[str, str] = {}
     policy: str = ""
+    egress: str | list[str] = egress.NONE
     tenant: str = DEFAULT_TENANT
     reuse: bool = True
     secrets: dict[str, str | None] = {}
@@ -148,6 +150,7 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         limits=_limits(found.limits),
         environ=_environ(found.environ),
         policy=_policy(found.policy),
+        egress=_egress(found.egress),
         tenant=_tenant(found.tenant),
         reuse=found.reuse,
         secrets=_secrets(found.secrets),
@@ -170,6 +173,13 @@ def _policy(name: str) -> str:
     if name and name not in POLICIES:
         raise problem("invalid-settings", f"policy is {name[:100]!r}, not one of {', '.join(sorted(POLICIES))}")
     return name
+
+
+def _egress(wanted: str | list[str]) -> tuple[str, ...]:
+    try:
+        return egress.check(wanted)
+    except ValueError as error:
+        raise problem("invalid-settings", f"egress: {error}") from error
 
 
 def _limits(found: _LimitsBody) -> Limits:

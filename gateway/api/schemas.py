@@ -6,6 +6,7 @@ from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
 from gateway.scheduler.policies import POLICIES
 from gateway.secrets import NAME_PATTERN, SECRETS_BYTES_MAX, SECRETS_MAX
+from runtime import egress
 from runtime.model import (
     DEFAULT_TENANT,
     FUNCTION_NAME_PATTERN,
@@ -52,6 +53,18 @@ _LIMITS: Json = {
     },
 }
 
+_EGRESS: Json = {
+    "description": "none, internet (public addresses), or rules CIDR[:PORT[-PORT]][/tcp|/udp] and internet among them",
+    "oneOf": [
+        {"enum": [egress.NONE, egress.INTERNET]},
+        {
+            "type": "array",
+            "items": {"type": "string", "maxLength": egress.RULE_LENGTH_MAX},
+            "maxItems": egress.RULES_MAX,
+        },
+    ],
+}
+
 _VERSION: Json = record(
     version=_DIGEST,
     deployed=_TIME,
@@ -62,6 +75,7 @@ _VERSION: Json = record(
     secrets={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
+    egress=_EGRESS,
     tenant=TEXT,
     reuse={"type": "boolean", "description": "whether a sandbox serves more than one invocation"},
     code=_DIGEST,
@@ -103,6 +117,7 @@ _SETTINGS: Json = record(
         "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+        "egress": {**_EGRESS, "default": egress.NONE},
         "secrets": {
             "type": "object",
             "propertyNames": {"pattern": f"^{NAME_PATTERN.pattern}$"},

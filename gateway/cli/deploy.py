@@ -88,6 +88,13 @@ def check_secret_name(value: str) -> str:
     "--env", "environ", type=parse_variable, multiple=True, metavar="NAME=VALUE", help="For the function; repeatable."
 )
 @click.option(
+    "--egress",
+    multiple=True,
+    metavar="RULE",
+    help="What it may reach: none, internet (public addresses), or CIDR[:PORT[-PORT]][/tcp|/udp]; repeatable."
+    "  [default: none]",
+)
+@click.option(
     "--secret",
     "secrets_given",
     type=parse_secret,
@@ -116,6 +123,7 @@ def deploy(
     timeout: float | None,
     pids: int | None,
     environ: tuple[tuple[str, str], ...],
+    egress: tuple[str, ...],
     secrets_given: tuple[tuple[str, str], ...],
     unset: tuple[str, ...],
     policy: str | None,
@@ -139,6 +147,7 @@ def deploy(
         "requirements": _read_requirements(path, requirements),
         "limits": {key: value for key, value in limits.items() if value is not None},
         "environ": dict(environ),
+        "egress": list(egress) or None,
         "secrets": {**dict.fromkeys(unset), **dict(secrets_given)} or None,
         "policy": policy,
         "tenant": tenant,

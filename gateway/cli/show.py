@@ -59,6 +59,8 @@ def _rows(function: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in (function.get("limits") or {}).items():
         yield key, output.size(value) if key.endswith("_bytes") else output.text(value)
     yield "variables", _words(function.get("environ"))
+    egress = function.get("egress")
+    yield "egress", _words(egress) if isinstance(egress, list) else output.text(egress)
     yield "secrets", _words(function.get("secrets"))
     yield "environment", output.text(function.get("environment"))
     yield "imports", _words(function.get("imports"))

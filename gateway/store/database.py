@@ -15,7 +15,7 @@ from runtime.errors import ConfigError
 
 Result = TypeVar("Result")
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 BUSY_TIMEOUT_S = 5.0
 
 # MIGRATIONS[n] leads from schema n to n + 1.
@@ -54,6 +54,9 @@ MIGRATIONS: tuple[str, ...] = (
         function TEXT NOT NULL, secret_set TEXT NOT NULL, name TEXT NOT NULL, sealed BLOB NOT NULL,
         PRIMARY KEY (function, secret_set, name)
     ) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN egress TEXT NOT NULL DEFAULT '[]';
     """,
 )
 

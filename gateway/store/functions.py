@@ -14,10 +14,10 @@ from runtime.model import FunctionName, VersionId
 
 VERSIONS_KEPT = 20  # of one function; older ones than these are forgotten, the current one never
 
-_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs")
+_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs", "egress")
 _COLUMNS = (
     *("function", "id", "code", "environment", "runtime", "handler", "limits", "environ", "requirements", "lock"),
-    *("created_s", "conflicts", "import_costs", "policy", "tenant", "reuse", "secret_set"),
+    *("created_s", "conflicts", "import_costs", "policy", "tenant", "reuse", "secret_set", "egress"),
 )
 
 
@@ -109,6 +109,7 @@ def _put(connection: sqlite3.Connection, version: Version) -> None:
         version.tenant,
         version.reuse,
         version.secrets.id,
+        _json(version.egress),
     )
     # The same content again is the same version, with the time of its first deploy.
     marks = ", ".join("?" * len(row))

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAVES = {
     "runtime.model",
     "runtime.errors",
+    "runtime.egress",
     "runtime.file_names",
     "runtime.protocol",
     "runtime.protocol_store",
