@@ -30,6 +30,7 @@ from gateway.nodes import NodeQuestions
 from gateway.policies import make_policy
 from gateway.registry import Registry
 from gateway.runtimes import Runtimes
+from gateway.scheduler.pressure import Pressure
 from gateway.services import Services
 from gateway.store.database import Database
 from gateway.store.functions import FunctionStore
@@ -130,7 +131,8 @@ class Gateway:
         policy = DecisionLog(make_policy(settings, [base.runtime for base in welcome.runtimes]))
         fleet = Fleet(settings, policy, clock, self._loop, send, records.add, self._link.poll)
         evictions = Evictions(fleet)
-        keeper = Keeper(clock, fleet, policy, send)
+        pressure = Pressure(settings.memory_low_percent, settings.memory_critical_percent)
+        keeper = Keeper(clock, fleet, policy, pressure, send)
         registry = Registry(FunctionStore(database), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
         runtimes = Runtimes(welcome.runtimes, settings.default_runtime, keeper, registry, builds)
@@ -148,6 +150,7 @@ class Gateway:
             protocol.RuntimesChanged: runtimes.changed,
             protocol.NodeStatus: questions.answered,
             protocol.GarbageCollected: questions.answered,
+            protocol.MemoryReading: keeper.memory,
             protocol.Drain: self._ask_drain,
         }
 
