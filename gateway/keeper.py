@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from gateway.deployed import Version
 from gateway.fleet import Fleet
 from gateway.scheduler.plan import base_zygote_id
 from gateway.scheduler.planner import Out, Planner
-from gateway.scheduler.policy import Policy
+from gateway.scheduler.policy import FunctionModel, Policy
 from gateway.scheduler.pressure import Pressure, Reading
 from gateway.scheduler.relief import Relief, Relieved
 from gateway.scheduler.zygotes import Zygotes, ZygoteState
+from runtime import trust
 from runtime.clock import Clock
 from runtime.errors import StartError
 from runtime.model import FunctionName, RuntimeName, ZygoteId
@@ -24,8 +26,15 @@ class Keeper:
     """The zygotes of this node."""
 
     def __init__(
-        self, clock: Clock, fleet: Fleet, policy: Policy, pressure: Pressure, send: Callable[[ToDaemon], None]
+        self,
+        clock: Clock,
+        fleet: Fleet,
+        policy: Policy,
+        pressure: Pressure,
+        send: Callable[[ToDaemon], None],
+        trusted: Collection[str] = (),
     ) -> None:
+        """trusted: the operator's `trusted_packages`."""
         self.policy = policy
         self.zygotes = Zygotes()
         self._planner = Planner(policy, fleet.pools, self.zygotes)
@@ -33,12 +42,18 @@ class Keeper:
         self._clock = clock
         self._fleet = fleet
         self._send = send
+        self._trusted = frozenset(trusted)
         self._base_waiters: list[asyncio.Future[None]] = []
 
     def put_function(self, version: Version) -> None:
         """A function is new, or has another current version."""
         self._fleet.put_function(version)
-        self._act(self._planner.put_function(version.model, self._clock.monotonic_s()))
+        self._act(self._planner.put_function(self.model_of(version), self._clock.monotonic_s()))
+
+    def model_of(self, version: Version) -> FunctionModel:
+        """What the scheduler knows of a version, with what its tenant trusts beyond what everybody does."""
+        packages = trust.untrusted(version.environment, self._trusted) if version.environment else frozenset[str]()
+        return replace(version.model, packages=packages)
 
     def remove_function(self, name: FunctionName) -> None:
         """A function is gone."""

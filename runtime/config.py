@@ -5,6 +5,7 @@ pagurusd reads them once and hands the result to the gateway in Welcome.
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from runtime.suites import SUITES
 
 DEFAULT_CONFIG_PATH = Path("/etc/pagurus/pagurus.toml")
 PREFIX = "PAGURUS_"
+NORMALISED_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # PEP 503
 SDIST_MEMORY_BYTES_MIN = 64 * MIB  # uv alone takes that
 
 
@@ -30,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state_dir: str = "/var/lib/pagurus"
     run_dir: str = "/run/pagurus"
     listen: str = "127.0.0.1:8080"
+    auth: str = "auto"  # tokens: needed off loopback and where there are any; or "always"
+    hosts: tuple[str, ...] = ()  # names that requests may come under, beside addresses
     gateway_user: str = "pagurus"
     builder_user: str = "pagurus-build"
     cgroup_parent: str = "pagurus"  # below each hierarchy's root, or below our own when delegated
@@ -62,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     index_url: str = ""  # package index; '' takes the index that pip is configured with
     extra_index_urls: tuple[str, ...] = ()  # asked before index_url
     url_requirements: bool = False  # whether a requirement may be a wheel's https address with its hash
+    trusted_packages: tuple[str, ...] = ()  # of the index: zygotes of nothing else help every tenant
     records_kept: int = 100_000
     default_runtime: str = ""  # of a deploy that names none; '' takes the host's version of Python, if it is built
     log_level: str = "info"
@@ -93,6 +98,15 @@ def listen_address(settings: Settings) -> tuple[str, int]:
     return host, int(port)
 
 
+def is_loopback(settings: Settings) -> bool:
+    """Whether only processes of this machine reach `listen`. Raises ConfigError."""
+    host, _ = listen_address(settings)
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise ConfigError(f"listen host {host!r} is not an IP address") from error
+
+
 def public(settings: Settings) -> dict[str, Any]:
     """The settings as builtins, without the addresses of indexes, which may hold passwords."""
     values = dict(msgspec.to_builtins(settings))
@@ -114,8 +128,9 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
     found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known}
-    if "extra_index_urls" in found:
-        found["extra_index_urls"] = found["extra_index_urls"].split()
+    for name in ("extra_index_urls", "hosts", "trusted_packages"):
+        if name in found:
+            found[name] = found[name].split()
     if "policy_options" in found:
         try:
             found["policy_options"] = msgspec.json.decode(found["policy_options"], type=dict[str, Any])
@@ -125,16 +140,9 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check(settings: Settings) -> None:
-    host, _ = listen_address(settings)
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError as error:
-        raise ConfigError(f"listen host {host!r} is not an IP address") from error
-    if not is_loopback:
-        raise ConfigError(
-            f"listen is {settings.listen!r}: other machines could invoke without credentials",
-            hint="listen on a loopback address; tokens for others are not supported yet",
-        )
+    is_loopback(settings)
+    if settings.auth not in ("auto", "always"):
+        raise ConfigError(f"auth is {settings.auth!r}, not auto or always")
     for name in ("state_dir", "run_dir"):
         directory = getattr(settings, name)
         if not os.path.isabs(directory) or ":" in directory or "," in directory:
@@ -144,6 +152,7 @@ def _check(settings: Settings) -> None:
             raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
     _check_sdists(settings)
     _check_memory(settings)
+    _check_trusted(settings)
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:
         raise ConfigError(f"uid_base {settings.uid_base} and zygotes_max leave the range 65536..2147483647")
     if settings.default_runtime and settings.default_runtime not in SUITES:
@@ -159,6 +168,13 @@ def _check_memory(settings: Settings) -> None:
             f"memory_low_percent is {low:g} and memory_critical_percent {critical:g}:"
             " they must be from 0 to 100, the critical one not above the low one"
         )
+
+
+def _check_trusted(settings: Settings) -> None:
+    for name in settings.trusted_packages:
+        if not NORMALISED_NAME_PATTERN.fullmatch(name):
+            hint = "the normalised name of one distribution, such as scikit-learn"
+            raise ConfigError(f"trusted_packages has {name!r}", hint=hint)
 
 
 def _check_sdists(settings: Settings) -> None:

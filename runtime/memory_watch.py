@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.errors import PagurusError
 from runtime.protocol import MemoryReading
 
 log = logging.getLogger("pagurus.memory")
@@ -50,7 +51,10 @@ class MemoryWatch:
         try:
             with self._stalls(loop):
                 while True:
-                    self._tell(self._look(meminfo), loop.time())
+                    try:
+                        self._tell(self._look(meminfo), loop.time())
+                    except (OSError, PagurusError) as error:  # a cgroup that goes, a gateway that hangs
+                        log.warning("cannot look at the memory: %s", error)
                     self._woken.clear()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._woken.wait(), PERIOD_S)

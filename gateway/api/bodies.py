@@ -14,7 +14,8 @@ from gateway.deploys import DeploySettings
 from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
-from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
+from gateway.secrets import NAME_PATTERN
+from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, TENANT_PATTERN, Limits, RuntimeName
 
 BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
 UPLOAD_TIMEOUT_S = 600.0
@@ -54,7 +55,9 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
     environ: dict[str, str] = {}
     policy: str = ""
+    tenant: str = DEFAULT_TENANT
     reuse: bool = True
+    secrets: dict[str, str | None] = {}
 
 
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
@@ -145,13 +148,22 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         limits=_limits(found.limits),
         environ=_environ(found.environ),
         policy=_policy(found.policy),
+        tenant=_tenant(found.tenant),
         reuse=found.reuse,
+        secrets=_secrets(found.secrets),
     )
 
 
 def runtime_problem(error: UnknownRuntimeError) -> ProblemError:
     """A deploy's setting names a runtime that is not there."""
     return ProblemError(Failure(word="invalid-settings", detail=error.message, hint=error.hint))
+
+
+def _tenant(name: str) -> str:
+    if not TENANT_PATTERN.fullmatch(name):
+        detail = f"tenant is {name[:100]!r}: a letter, then up to 62 lower-case letters, digits and '-'"
+        raise problem("invalid-settings", detail)
+    return name
 
 
 def _policy(name: str) -> str:
@@ -177,6 +189,24 @@ def _environ(found: dict[str, str]) -> dict[str, str]:
     if size > ENVIRON_BYTES_MAX:
         raise problem("invalid-settings", f"environ has {size} bytes in all, the limit is {ENVIRON_BYTES_MAX}")
     return found
+
+
+def _secrets(found: dict[str, str | None]) -> dict[str, str | None]:
+    for name, value in found.items():
+        if not NAME_PATTERN.fullmatch(name):
+            rule = "letters, digits and '_', not first a digit, at most 128"
+            raise problem("invalid-settings", f"secrets has {name[:100]!r}: a name is {rule}")
+        if value is not None and ("\0" in value or not _is_utf8(value)):
+            raise problem("invalid-settings", f"the secret {name} has a NUL byte or is no text")
+    return found
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold
+        return False
+    return True
 
 
 async def _invite(request: web.BaseRequest) -> None:

@@ -107,8 +107,10 @@ def _version(version: Version) -> dict[str, Any]:
         "handler": version.handler,
         "limits": msgspec.to_builtins(version.limits),
         "environ": sorted(version.environ),  # names only: values may be secrets
+        "secrets": version.secrets.names,
         "requirements": version.requirements,
         "policy": version.policy,
+        "tenant": version.tenant,
         "reuse": version.reuse,
         "code": version.code,
         "environment": environment.id if environment else None,

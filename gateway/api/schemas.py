@@ -5,7 +5,15 @@ from typing import Any
 from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
 from gateway.scheduler.policies import POLICIES
-from runtime.model import FUNCTION_NAME_PATTERN, HANDLER_PATTERN, RUNTIME_NAME_PATTERN, StartKind
+from gateway.secrets import NAME_PATTERN, SECRETS_BYTES_MAX, SECRETS_MAX
+from runtime.model import (
+    DEFAULT_TENANT,
+    FUNCTION_NAME_PATTERN,
+    HANDLER_PATTERN,
+    RUNTIME_NAME_PATTERN,
+    TENANT_PATTERN,
+    StartKind,
+)
 
 Json = dict[str, Any]
 
@@ -51,8 +59,10 @@ _VERSION: Json = record(
     handler=TEXT,
     limits=ref("Limits"),
     environ={**_TEXTS, "description": "names only"},
+    secrets={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
+    tenant=TEXT,
     reuse={"type": "boolean", "description": "whether a sandbox serves more than one invocation"},
     code=_DIGEST,
     environment=_or_null(_DIGEST),
@@ -93,7 +103,14 @@ _SETTINGS: Json = record(
         "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+        "secrets": {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{NAME_PATTERN.pattern}$"},
+            "additionalProperties": _or_null(TEXT),
+            "description": f"changes: null removes, others are kept; {SECRETS_MAX} of {SECRETS_BYTES_MAX} bytes in all",
+        },
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
+        "tenant": {"type": "string", "pattern": f"^{TENANT_PATTERN.pattern}$", "default": DEFAULT_TENANT},
         "reuse": {
             "type": "boolean",
             "default": True,

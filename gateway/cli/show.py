@@ -50,7 +50,7 @@ def _show(function: dict[str, Any]) -> None:
 
 
 def _rows(function: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for key in ("name", "version", "runtime", "handler"):
+    for key in ("name", "tenant", "version", "runtime", "handler"):
         yield key, output.text(function.get(key))
     for key in ("created", "updated"):
         yield key, output.moment(function.get(key))
@@ -59,6 +59,7 @@ def _rows(function: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in (function.get("limits") or {}).items():
         yield key, output.size(value) if key.endswith("_bytes") else output.text(value)
     yield "variables", _words(function.get("environ"))
+    yield "secrets", _words(function.get("secrets"))
     yield "environment", output.text(function.get("environment"))
     yield "imports", _words(function.get("imports"))
     distributions = list(function.get("distributions") or ())

@@ -57,10 +57,10 @@ class Pools:
 
     # --- functions ---------------------------------------------------------------------------------------
 
-    def put_function(self, spec: FunctionModel, now_s: float) -> list[Decision]:
-        """Make `spec` the function's current version; idle sandboxes of another version are killed."""
+    def put_function(self, spec: FunctionModel, now_s: float, *, shown: FunctionModel | None = None) -> list[Decision]:
+        """Make `spec` the current version, `shown` to the policy; idle sandboxes of another version are killed."""
         out = self._at(now_s)
-        self.policy.put_function(spec, now_s)
+        self.policy.put_function(shown or spec, now_s)
         pool = self._pools.get(spec.name)
         if pool is None:
             self._pools[spec.name] = Pool(spec)

@@ -25,6 +25,8 @@ LEAVES = {
     "runtime.packets",
     "runtime.reaper",
     "runtime.suites",
+    "runtime.trust",
+    "runtime.tokens",
 }
 INSIDE = {
     "runtime.frames",
@@ -37,6 +39,7 @@ INSIDE = {
 }
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
+    "cryptography": ("gateway.secret_key",),
     "installer": ("rootfs_builder",),
     "packaging": ("rootfs_builder", "runtime.file_names"),
     "uvloop": ("gateway", "runtime.daemon"),

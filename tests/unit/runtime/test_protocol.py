@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from runtime import protocol
 from runtime.errors import ProtocolError
 from runtime.model import Assignment, Distribution, Environment, Limits
+from runtime.tokens import Role, Token
 
 ASSIGNMENT = Assignment(
     function="f",
@@ -83,6 +84,7 @@ TO_GATEWAY = [
         store_bytes=3,
     ),
     protocol.Drain(grace_s=1.5),
+    protocol.TokensChanged(tokens=(Token(name="a", sha256="0", role=Role.INVOKE, functions=("f",)),)),
 ]
 
 
