@@ -92,6 +92,9 @@ class Deploys:
 
         Raises BuildError, CheckError, StartError. On these, and cancelled, nothing changes.
         """
+        shortage = self._fleet.pools.room.shortage
+        if shortage:  # the import check needs a sandbox, and a build more memory
+            raise StartError("memory", shortage)
         async with self._turn(name):
             progress("queue", "waiting for a build slot", None)
             async with self._room, self._registry.building():

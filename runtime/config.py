@@ -44,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     policy: str = "adaptive"  # which zygotes there are and how long idle sandboxes stay
     policy_options: dict[str, str | int | float | bool] = {}  # of that policy, beyond the settings here
     idle_memory_bytes: int = 2048 * MIB  # of zygotes, standbys and idle sandboxes, as policies count it
+    memory_low_percent: float = 8.0  # of the node's memory: with less available, what is idle is given up
+    memory_critical_percent: float = 4.0  # with less, there are no new sandboxes either
     standbys_per_zygote: int = 2
     shells_per_zygote: int = 2  # isolated, empty sandboxes kept ready for a fork
     zygote_memory_bytes: int = 1024 * MIB
@@ -154,6 +156,7 @@ def _check(settings: Settings) -> None:
             raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
     _check_sdists(settings)
     _check_egress(settings)
+    _check_memory(settings)
     _check_trusted(settings)
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:
         raise ConfigError(f"uid_base {settings.uid_base} and zygotes_max leave the range 65536..2147483647")
@@ -161,6 +164,15 @@ def _check(settings: Settings) -> None:
         raise ConfigError(f"default_runtime is {settings.default_runtime!r}, not one of {', '.join(SUITES)}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {settings.log_level!r}, not debug, info, warning or error")
+
+
+def _check_memory(settings: Settings) -> None:
+    low, critical = settings.memory_low_percent, settings.memory_critical_percent
+    if not 0 <= critical <= low <= 100:
+        raise ConfigError(
+            f"memory_low_percent is {low:g} and memory_critical_percent {critical:g}:"
+            " they must be from 0 to 100, the critical one not above the low one"
+        )
 
 
 def _check_trusted(settings: Settings) -> None:

@@ -286,6 +286,17 @@ class NodeStatus(Message, frozen=True, kw_only=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class MemoryReading(Message, frozen=True, kw_only=True):
+    """How much memory is left on the node, or below a limit of a cgroup above all sandboxes, if that is less.
+
+    Sent when it has changed by enough, at once when tasks stall for memory, and every few seconds.
+    """
+
+    available_bytes: int
+    total_bytes: int
+    is_stalled: bool = False
+
+
 class Drain(Message, frozen=True, kw_only=True):
     """Stop taking work, finish what runs within `grace_s`, then exit with status 0."""
 
@@ -323,6 +334,7 @@ ToGateway = (
     | RuntimesChanged
     | NodeStatus
     | GarbageCollected
+    | MemoryReading
     | Drain
     | TokensChanged
 )

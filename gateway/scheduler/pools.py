@@ -32,7 +32,7 @@ class Pools:
         self._now_s = 0.0
         self._starts: dict[int, Start] = {}
         self._waiting = Waiting()
-        self._room = Room(limits, self._sandboxes, self._starts, self._waiting, self._idle)
+        self.room = Room(limits, self._sandboxes, self._starts, self._waiting, self._idle)
         self._sequence = 0
 
     @property
@@ -103,15 +103,15 @@ class Pools:
         request = Request(request_id, self._sequence)
         if pool.idle and not pool.waiting:
             return [self._lease_idle(pool, request)]
-        self._room.refuse_if_short(pool)
+        self.room.refuse_if_short(pool)
         out: list[Decision] = []
         pool.waiting.append(request)
         self._waiting.note(pool)
         self._pump(pool, out)
-        if self._room.is_beyond_queue(pool):
+        if self.room.is_beyond_queue(pool):
             pool.waiting.pop()
             self._waiting.note(pool)
-            raise PoolExhaustedError(self._room.why_full(pool))
+            raise PoolExhaustedError(self.room.why_full(pool))
         return out
 
     def withdraw(self, request_id: InvocationId, name: FunctionName) -> bool:
@@ -146,13 +146,13 @@ class Pools:
             self._kill(sandbox, "ended", out)
         elif not pool.spec.reuse:
             self._kill(sandbox, "fresh", out)
-        elif self._room.is_owed(pool, sandbox_id):
+        elif self.room.is_owed(pool, sandbox_id):
             self._kill(sandbox, "evicted", out)
         else:
             self._make_idle(pool, sandbox, out)
             if self._waiting:
                 self._pump(pool, out)
-                if self._room.is_full:
+                if self.room.is_full:
                     self._pump_all(out)
         return out
 
@@ -244,7 +244,7 @@ class Pools:
         sandbox = self._sandboxes.pop(sandbox_id, None)
         if sandbox is None:
             return out
-        self._room.gone(sandbox_id)
+        self.room.gone(sandbox_id)
         if sandbox.state is State.IDLE:
             self._idle.remove(sandbox)
         pool = self._pools.get(sandbox.function)
@@ -286,7 +286,7 @@ class Pools:
     def set_shortage(self, reason: str, now_s: float) -> list[Decision]:
         """From now on no new sandboxes for this reason; '' takes it back, and who waits starts."""
         out = self._at(now_s)
-        self._room.shortage = reason
+        self.room.shortage = reason
         if not reason:
             self._pump_all(out)
         return out
@@ -334,6 +334,7 @@ class Pools:
     def _start(self, pool: Pool, source: Source, out: list[Decision]) -> None:
         spec = pool.spec
         self.policy.started(spec.name, source.kind, source.zygote, self._now_s)
+        self.sources.note_use(source.zygote, self._now_s)
         if source.standby is None:
             start = Start(next(self._tickets), spec.name, spec.version, source.zygote, source.kind)
             self._starts[start.ticket] = start
@@ -392,9 +393,9 @@ class Pools:
 
     def _has_room(self, pool: Pool, out: list[Decision]) -> bool:
         """Whether the function may get one more sandbox now; makes room at another's cost if it may later."""
-        if self._room.is_for(pool):
+        if self.room.is_for(pool):
             return True
-        victim = self._room.victim_for(pool)
+        victim = self.room.victim_for(pool)
         if victim is not None:
             self._kill(victim, "evicted", out)
         return False
