@@ -7,15 +7,38 @@ import os
 import resource
 import select
 import signal
+from contextlib import suppress
 from enum import IntEnum
 
 import prctl
 
+from runtime import syscalls
 from runtime.errors import PoolExhaustedError
 
 RANGE = 65536
 FIRST_SANDBOX_UID = 1000  # inside a range; below are root and the distribution's own users
 SANDBOX_UIDS = 60_000
+OOM_SCORE_ADJUSTMENT = 500
+PENDING_SIGNALS_MAX = 512
+# Beside what the cgroup bounds. Signals that wait count for the user who made the user namespace, root, too: a
+# function must not use up the host's. Niceness and real time: none.
+_CONFINED = {
+    resource.RLIMIT_SIGPENDING: PENDING_SIGNALS_MAX,
+    resource.RLIMIT_MSGQUEUE: 0,
+    resource.RLIMIT_MEMLOCK: 8 << 20,
+    resource.RLIMIT_NPROC: 4096,  # of one uid: the most that a function's limit `pids` can be
+    resource.RLIMIT_NICE: 0,
+    resource.RLIMIT_RTPRIO: 0,
+}
+# What a user namespace may have, for each of its uids (/proc/sys/user). The kernel counts all of it for root of the
+# host as well, whose own programs would lack what sandboxes take: root has 128 inotify instances by default.
+NAMESPACE_LIMITS = {
+    "max_user_namespaces": 0,
+    "max_time_namespaces": 0,
+    **{f"max_{kind}_namespaces": 8192 for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts")},
+    "max_inotify_instances": 8,
+    "max_inotify_watches": 4096,
+}
 
 
 class Capability(IntEnum):
@@ -119,10 +142,34 @@ def has_ended(pidfd: int) -> bool:
 
 
 def set_resource_limits(*, open_files: int = 1024) -> None:
-    """No core dumps, and a bounded number of open files, for this process and all it forks."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """No core dumps, and a bounded number of open files, for this process and all it forks.
+
+    The limit of dumps is one byte: no file is that short, and a program that takes dumps (core_pattern of the host
+    with a pipe, which runs as its root) is started for 0 but not for 1; core(5), do_coredump in the kernel.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     open_files = min(open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+
+
+def confine_resources() -> None:
+    """The limits of a program that may be hostile, where they are not lower already, and a known umask."""
+    set_resource_limits()
+    for kind, limit in _CONFINED.items():
+        hard = resource.getrlimit(kind)[1]
+        allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+    os.umask(0o022)
+
+
+def be_the_first_to_die() -> None:
+    """When the machine is out of memory, the kernel ends sandboxes before what the host needs.
+
+    They cannot take it back: a process without CAP_SYS_RESOURCE raises the value only. To be called as the host's
+    root, with its /proc.
+    """
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(OOM_SCORE_ADJUSTMENT))
 
 
 def forbid_new_privileges() -> None:
@@ -133,3 +180,16 @@ def forbid_new_privileges() -> None:
 def adopt_orphans() -> None:
     """Become the parent of descendants whose parent ends (the init of a zygote's pid namespace)."""
     prctl.set_child_subreaper(1)
+
+
+def leave_keyrings() -> None:
+    """An empty session keyring instead of the one that pagurusd was started with, which may hold keys of a user."""
+    with suppress(OSError):  # a kernel without keyrings has none to leave
+        syscalls.join_session_keyring()
+
+
+def limit_namespaces() -> None:
+    """Write NAMESPACE_LIMITS into the /proc of the user namespace that the caller is root of."""
+    for name, limit in NAMESPACE_LIMITS.items():
+        with suppress(FileNotFoundError), open(f"/proc/sys/user/{name}", "w") as file:  # a kernel may lack a kind
+            file.write(str(limit))
