@@ -19,6 +19,10 @@ RANGE = 65536
 FIRST_SANDBOX_UID = 1000  # inside a range; below are root and the distribution's own users
 SANDBOX_UIDS = 60_000
 OOM_SCORE_ADJUSTMENT = 500
+# A part of /proc/PID/status, as the kernel writes it.
+_POWERLESS = (
+    "".join(f"Cap{name}:\t{0:016x}\n" for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")) + "NoNewPrivs:\t1\nSeccomp:\t2\n"
+).encode()
 PENDING_SIGNALS_MAX = 512
 # Beside what the cgroup bounds. Signals that wait count for the user who made the user namespace, root, too: a
 # function must not use up the host's. Niceness and real time: none.
@@ -193,3 +197,22 @@ def limit_namespaces() -> None:
     for name, limit in NAMESPACE_LIMITS.items():
         with suppress(FileNotFoundError), open(f"/proc/sys/user/{name}", "w") as file:  # a kernel may lack a kind
             file.write(str(limit))
+
+
+def power_left(pid: int, uid: int) -> str:
+    """What a child that should be uid (of the host) without any power has of it, by the kernel's word; '' if nothing.
+
+    Its five capability sets, no_new_privs, the filter, its ids and groups. One that has ended has nothing.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            status = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    ids = "\t".join([str(uid)] * 4)
+    if _POWERLESS in status and f"\nUid:\t{ids}\nGid:\t{ids}\n".encode() in status and b"\nGroups:\t \n" in status:
+        return ""
+    if b"\nState:\tZ" in status or b"\nState:\tX" in status:
+        return ""
+    names = ("Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp:")
+    return ", ".join(" ".join(line.split()) for line in status.decode().splitlines() if line.startswith(names))
