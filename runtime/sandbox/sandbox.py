@@ -305,7 +305,7 @@ async def prepare(
     """
     made: list[int] = []
     own = [
-        Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "dev/shm", "shm"),
+        Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes, executable=False), "dev/shm", "shm"),
         Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "tmp", "tmp"),
     ]
     try:
