@@ -63,11 +63,13 @@ def main(
     try:
         settings = config.load(config_path, os.environ, overrides)
         logs.configure(settings.log_level)
+        if os.geteuid() != 0:
+            raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
+        tokens.require(settings, tokens.load(tokens.file_of(settings)))
         checks = _require(settings, verbose=check)
         if check:
             return
         with _Lock(Path(settings.run_dir), Path(settings.state_dir)):
-            tokens.require(settings, tokens.load(tokens.file_of(settings)))
             uvloop.run(_Daemon(settings, checks).run())
     except PagurusError as error:
         _complain(error)
@@ -82,8 +84,6 @@ def _complain(error: PagurusError) -> None:
 
 def _require(settings: Settings, *, verbose: bool) -> tuple[protocol.Check, ...]:
     """The checks of `pagurus doctor`; raises RequirementError when one that is required fails."""
-    if os.geteuid() != 0:
-        raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
     checks = doctor.run_checks(settings)
     for one in checks:
         if verbose:
