@@ -64,11 +64,13 @@ def main(
     try:
         settings = config.load(config_path, os.environ, overrides)
         logs.configure(settings.log_level)
+        if os.geteuid() != 0:
+            raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
+        tokens.require(settings, tokens.load(tokens.file_of(settings)))
         checks = _require(settings, verbose=check)
         if check:
             return
         with _Lock(Path(settings.run_dir), Path(settings.state_dir)):
-            tokens.require(settings, tokens.load(tokens.file_of(settings)))
             uvloop.run(_Daemon(settings, checks).run())
     except PagurusError as error:
         _complain(error)
@@ -83,8 +85,6 @@ def _complain(error: PagurusError) -> None:
 
 def _require(settings: Settings, *, verbose: bool) -> tuple[protocol.Check, ...]:
     """The checks of `pagurus doctor`; raises RequirementError when one that is required fails."""
-    if os.geteuid() != 0:
-        raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
     checks = doctor.run_checks(settings)
     for one in checks:
         if verbose:
@@ -264,6 +264,8 @@ def _listener(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # What the kernel holds for a client that has stopped reading or has gone; connections inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(settings.write_timeout_s * 1000)))
     try:
         listener.bind((host, port))
     except OSError as error:

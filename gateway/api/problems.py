@@ -55,6 +55,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "queue-full": (429, "Too many requests wait already"),
     "start-failed": (503, "No sandbox could be started"),
     "memory-short": (503, "The node is short of memory"),
+    "too-many-connections": (503, "Too many connections are open"),
     "draining": (503, "The node is stopping"),
     "node-busy": (503, "The node's daemon did not answer in time"),
     "not-ready": (503, "The node is not ready yet"),
