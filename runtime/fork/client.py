@@ -6,11 +6,13 @@ The zygote may be hostile: what it sends is checked, and a wrong answer ends it.
 import asyncio
 import base64
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runtime.errors import StartError
 from runtime.model import Distribution, EnvironmentId
@@ -19,6 +21,7 @@ from runtime.reaper import Reaper
 
 CONFIGURE_TIMEOUT_S = 120.0  # imports of large packages from a cold disk
 SPAWN_TIMEOUT_S = 15.0
+_TEXT_CHARS_MAX = 500  # of what a zygote says; it goes into a message to the gateway, which has a limit
 # One thread in every numeric library: a raw clone3 leaves the locks of others taken in the child.
 ENVIRON = {
     "HOME": "/tmp",  # noqa: S108  the zygote's own tmpfs
@@ -88,11 +91,11 @@ class ZygoteClient:
             answer = json.loads(data)
             threads = int(answer["threads"])
             result = Imported(
-                {name: float(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
-                {name: str(answer["failed"][name])[:500] for name in imports if name in answer["failed"]},
-                {key: str(answer["uncovered"][key])[:500] for key in environments if key in answer["uncovered"]},
+                {name: _finite(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
+                {name: str(answer["failed"][name])[:_TEXT_CHARS_MAX] for name in imports if name in answer["failed"]},
+                {key: str(answer["uncovered"][key])[:_TEXT_CHARS_MAX] for key in environments if key in answer["uncovered"]},
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise StartError("imports", "the zygote sent a malformed report") from error
         if threads != 1:
             raise StartError("imports", f"the imports started {threads - 1} threads, so it cannot be forked safely")
@@ -178,7 +181,7 @@ class ZygoteClient:
                     future.set_result(descriptors.pop())
             elif kind == "refused":
                 if not future.done():
-                    future.set_exception(StartError("fork", str(message["message"])))
+                    future.set_exception(StartError("fork", str(message["message"])[:_TEXT_CHARS_MAX]))
             else:
                 raise ValueError(kind)
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -227,3 +230,11 @@ class ZygoteClient:
             if not future.done():
                 future.set_exception(StartError("fork", "the zygote has ended"))
         self._waiting.clear()
+
+
+def _finite(value: Any) -> float:
+    """Milliseconds that a zygote says. Raises ValueError, TypeError, OverflowError."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
