@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 from aiohttp import BodyPartReader, StreamReader, web
+from aiohttp.http import HttpProcessingError
 from aiohttp.web_exceptions import HTTPException
 
 from gateway.api.problems import ProblemError, problem
@@ -115,7 +116,7 @@ async def read_deploy(
     except TimeoutError as error:
         _close(archive)
         raise problem("request-timed-out", f"the upload took longer than upload_timeout_s = {timeout_s:g} s") from error
-    except (ValueError, AssertionError, web.RequestPayloadError, HTTPException) as error:
+    except (ValueError, AssertionError, web.RequestPayloadError, HTTPException, HttpProcessingError) as error:
         _close(archive)
         raise problem("malformed-upload", f"cannot read the multipart body: {error}") from error
     except BaseException:

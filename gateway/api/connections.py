@@ -145,7 +145,10 @@ class ProblemHandler(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        if isinstance(exc, ConnectionError):  # the client has hung up in its body: nobody reads the answer
+            log.debug("request cut off: %s", exc)
+            failure = Failure(word="bad-request", detail="the connection ended before the request's body")
+        elif status == HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("request failed", exc_info=exc)
             failure = Failure(word="internal", detail="the gateway failed; its log has the reason")
         else:

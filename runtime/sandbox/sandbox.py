@@ -243,7 +243,7 @@ def _phases_ms(report: bytes) -> dict[str, float]:
         if message["kind"] == "failed":
             raise StartError(str(message["step"])[:40], os.strerror(int(message["errno"])))
         return {name: int(message["ns"][name]) / 1e6 for name in _PHASES if name in message["ns"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise StartError("fork", "the helper sent a malformed report") from error
 
 
