@@ -10,7 +10,9 @@ import pytest
 CLONE = Path(__file__).resolve().parents[3]
 SCRIPTS = CLONE / "scripts"
 SHELL = [SCRIPTS / name for name in ("setup", "run", "test", "test-vm", "uninstall", "lib.sh")]
-SHELL += [SCRIPTS / "vm" / name for name in ("image.sh", "in-root", "boot-files", "guest")] + [CLONE / ".ci" / "run"]
+SHELL += [SCRIPTS / "vm" / name for name in ("image.sh", "machine.sh", "in-root", "boot-files", "guest")] + [
+    CLONE / ".ci" / "run"
+]
 
 
 def bash(*arguments, **environ):
