@@ -135,16 +135,17 @@ def test_a_helper_s_report_is_phases_or_a_start_error(data: bytes):
 
 CONFIGURED = (
     b'{"kind":"ready","threads":1,"import_ms":{"dep":1.5},"failed":{"bad":"E: x"},"uncovered":{"e":"x"}}',
-    b'{"threads":Infinity,"import_ms":{},"failed":{},"uncovered":{}}',
-    b'{"threads":1,"import_ms":{"dep":1' + b"0" * 400 + b'},"failed":{},"uncovered":{}}',
+    b'{"kind":"ready","faults":[Infinity],"import_ms":{},"failed":{},"uncovered":{}}',
+    b'{"kind":"ready","import_ms":{"dep":1' + b"0" * 400 + b'},"failed":{},"uncovered":{}}',
 )
+BEGUN, IMPORTED = b'{"kind":"begun"}', b'{"kind":"imported"}'
 
 
 class Control:
-    """A zygote's control socket with one answer in it."""
+    """A zygote's control socket: what it says in turn, the last again and again."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, *data: bytes) -> None:
+        self._data = list(data)
 
     def send(self, data: bytes, descriptors: object = None) -> None:
         pass
@@ -156,22 +157,30 @@ class Control:
         pass
 
     async def receive(self) -> Packet:
-        return Packet(self._data, [])
+        return Packet(self._data.pop(0) if len(self._data) > 1 else self._data[0], [])
 
 
-def _client(data: bytes) -> zygote_client.ZygoteClient:
+def _client(*data: bytes) -> zygote_client.ZygoteClient:
     pidfd = os.open("/dev/null", os.O_RDONLY)
-    return zygote_client.ZygoteClient(Control(data), 1, pidfd, None)  # type: ignore[arg-type]
+    return zygote_client.ZygoteClient(Control(*data), 1, pidfd, None)  # type: ignore[arg-type]
 
 
 @examples(150)
-@given(st.one_of(mutations(*CONFIGURED), objects(threads=st.just(1), import_ms=JSON, failed=JSON, uncovered=JSON)))
+@given(
+    st.one_of(
+        mutations(*CONFIGURED), objects(kind=st.just("ready"), faults=JSON, import_ms=JSON, failed=JSON, uncovered=JSON)
+    )
+)
 def test_a_zygote_s_report_is_taken_or_a_start_error(data: bytes):
     async def live() -> None:
-        client = _client(data)
+        client = _client(BEGUN, IMPORTED, IMPORTED, data)
         try:
             found = await client.configure(
-                imports=["dep", "bad"], environments={EnvironmentId("e"): ()}, zygote_filter=b"", helper_filter=b""
+                imports=["dep", "bad"],
+                environments={EnvironmentId("e"): ()},
+                zygote_filter=b"",
+                helper_filter=b"",
+                look=list,
             )
             assert all(len(text) <= 500 for text in (*found.failed.values(), *found.uncovered.values()))
         except StartError as error:

@@ -14,10 +14,13 @@ from aiohttp.web_protocol import RequestHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.access import Access
 from gateway.api import bodies
+from gateway.api.connections import ConnectionLimits
 from gateway.api.http import HostGuard, Route, Router, Server
 from gateway.api.problems import ProblemError
 from gateway.deploys import DeploySettings
+from runtime.config import Settings
 from tests.unit.fuzz.fuzzing import JSON, examples, mutations, objects, ours
 
 pytestmark = [
@@ -143,15 +146,18 @@ async def _serve(data: bytes, folder: Path) -> bytes:
     """What the gateway's server answers to bytes of a connection, with handlers that read bodies as the real ones."""
 
     async def deploy(request: web.BaseRequest, _: str) -> web.StreamResponse:
-        _, archive = await bodies.read_deploy(request, upload_bytes=1000, store_dir=folder, runtimes=RUNTIMES)
+        _, archive = await bodies.read_deploy(
+            request, upload_bytes=1000, timeout_s=9.0, store_dir=folder, runtimes=RUNTIMES
+        )
         os.close(archive)
         return web.Response()
 
     async def invoke(request: web.BaseRequest, _: str) -> web.StreamResponse:
-        return web.Response(body=await bodies.read_parameter(request, 1000))
+        return web.Response(body=await bodies.read_parameter(request, 1000, timeout_s=9.0))
 
     router = Router([Route("PUT", "/f", deploy), Route("POST", "/i", invoke)])
-    server = Server(router, HostGuard("127.0.0.1"))
+    access = Access([], is_forced=False, wall_s=lambda: 0.0)
+    server = Server(router, HostGuard("127.0.0.1"), access, ConnectionLimits.of(Settings()))
     handler: RequestHandler = server()
     wire = Wire()
     handler.connection_made(wire)
