@@ -3,6 +3,7 @@
 import msgspec
 
 from gateway.scheduler.policy import OWN_CODE, FunctionModel
+from gateway.secrets import NO_SECRETS, Secrets
 from runtime.model import (
     DEFAULT_TENANT,
     Assignment,
@@ -34,9 +35,12 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     lock: str
     created_s: float
     policy: str = ""
+    egress: tuple[str, ...] = ()
     tenant: str = DEFAULT_TENANT
+    reuse: bool = True  # whether a sandbox serves more than one invocation
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
+    secrets: Secrets = NO_SECRETS
 
     @property
     def model(self) -> FunctionModel:
@@ -54,11 +58,12 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             policy=self.policy,
             modules=environment.modules if environment else {},
             requires=environment.requires if environment else {},
+            reuse=self.reuse,
         )
 
     @property
     def assignment(self) -> Assignment:
-        """What a sandbox needs to become this version's."""
+        """What a sandbox needs to become this version's, with its secrets. Raises SecretsError."""
         return Assignment(
             function=self.function,
             version=self.id,
@@ -66,6 +71,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             handler=self.handler,
             environment=self.environment.id if self.environment else None,
             limits=self.limits,
-            environ=self.environ,
+            egress=self.egress,
             tenant=self.tenant,
+            environ={**self.environ, **self.secrets.reveal()} if self.secrets.names else self.environ,
         )

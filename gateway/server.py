@@ -18,6 +18,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
+from gateway.access import Access
 from gateway.api.app import make_server
 from gateway.builds import Builds
 from gateway.decision_log import DecisionLog
@@ -30,13 +31,16 @@ from gateway.nodes import NodeQuestions
 from gateway.policies import make_policy
 from gateway.registry import Registry
 from gateway.runtimes import Runtimes
+from gateway.scheduler.pressure import Pressure
+from gateway.secret_key import FILE_NAME as KEY_FILE_NAME
 from gateway.services import Services
 from gateway.store.database import Database
 from gateway.store.functions import FunctionStore
 from gateway.store.records import RecordStore
-from runtime import logs, protocol
+from gateway.store.secrets import Safe
+from runtime import logs, protocol, syscalls
 from runtime.clock import Clock, SystemClock
-from runtime.config import Settings
+from runtime.config import Settings, is_loopback
 from runtime.errors import PagurusError, ProtocolError
 from runtime.protocol import Drain, Hello, ToDaemon, ToGateway, Welcome
 
@@ -130,11 +134,14 @@ class Gateway:
         policy = DecisionLog(make_policy(settings, [base.runtime for base in welcome.runtimes]))
         fleet = Fleet(settings, policy, clock, self._loop, send, records.add, self._link.poll)
         evictions = Evictions(fleet)
-        keeper = Keeper(clock, fleet, policy, send, settings.trusted_packages)
-        registry = Registry(FunctionStore(database), fleet, keeper, send)
+        pressure = Pressure(settings.memory_low_percent, settings.memory_critical_percent)
+        keeper = Keeper(clock, fleet, policy, pressure, send, settings.trusted_packages)
+        registry = Registry(FunctionStore(database, Safe(database.path.with_name(KEY_FILE_NAME))), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
         runtimes = Runtimes(welcome.runtimes, settings.default_runtime, keeper, registry, builds)
         questions = NodeQuestions(self._link.send)
+        is_forced = settings.auth == "always" or not is_loopback(settings)
+        access = Access(welcome.tokens, is_forced=is_forced, wall_s=clock.wall_s)
         handlers = {
             protocol.ZygoteReady: keeper.ready,
             protocol.ZygoteFailed: keeper.failed,
@@ -148,6 +155,8 @@ class Gateway:
             protocol.RuntimesChanged: runtimes.changed,
             protocol.NodeStatus: questions.answered,
             protocol.GarbageCollected: questions.answered,
+            protocol.MemoryReading: keeper.memory,
+            protocol.TokensChanged: lambda message: access.put(message.tokens),
             protocol.Drain: self._ask_drain,
         }
 
@@ -175,6 +184,7 @@ class Gateway:
             deploys=deploys,
             records=records,
             node=questions,
+            access=access,
             started_s=clock.monotonic_s(),
         )
 
@@ -236,6 +246,7 @@ async def _run(descriptors: Sequence[int]) -> int:
 def main() -> int:
     """Entry of `python -m gateway`; the exit status."""
     os.umask(0o077)
+    syscalls.forbid_dumps()  # it holds keys and secrets
     logs.configure("info")
     # Both measured with wrk, together 8 % of the warm requests: the store's thread must not keep the event
     # loop waiting for the default 5 ms, and what is imported by now never becomes garbage.

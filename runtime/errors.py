@@ -11,6 +11,7 @@ PagurusError
 |  |- UserCodeError       raised, exited, crashed, returned what is not JSON
 |  `- InvocationTimeoutError
 |- PoolExhaustedError     a limit holds; try again later
+|  `- MemoryShortError    the node has too little memory left for a new sandbox
 `- ProtocolError          a peer broke the protocol
 
 Messages are lower case without a period. `hint` is the next step where there is one.
@@ -98,6 +99,10 @@ class PoolExhaustedError(PagurusError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class MemoryShortError(PoolExhaustedError):
+    """The node is short of memory: no new sandboxes at the moment."""
 
 
 class ProtocolError(PagurusError):

@@ -133,6 +133,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     environment: EnvironmentId | None
     limits: Limits
     environ: dict[str, str] = {}
+    egress: tuple[str, ...] = ()  # runtime.egress
     is_check: bool = False  # of a deploy's import check: costs are measured
     tenant: str = DEFAULT_TENANT
 
@@ -155,9 +156,18 @@ def version_id(
     environ: dict[str, str],
     policy: str = "",
     tenant: str = DEFAULT_TENANT,
+    reuse: bool = True,
+    secrets: str = "",
+    egress: tuple[str, ...] = (),
 ) -> VersionId:
-    """Digest of everything that changes how a function runs or is kept; equal inputs, equal id."""
+    """Digest of everything that changes how a function runs or is kept; equal inputs, equal id.
+
+    secrets: random id of the set, never of the values: who knows the rest could try values against a digest.
+    """
     settings = [code, environment, runtime, handler, msgspec.to_builtins(limits), sorted(environ.items())]
     settings += [policy] if policy else []
     settings += [["tenant", tenant]] if tenant != DEFAULT_TENANT else []
+    settings += [] if reuse else [{"reuse": False}]
+    settings += [{"secrets": secrets}] if secrets else []
+    settings += [{"egress": egress}] if egress else []
     return VersionId(hashlib.sha256(msgspec.json.encode(settings)).hexdigest())

@@ -35,6 +35,7 @@ from runtime.protocol_store import (
     Message,
     RuntimesChanged,
 )
+from runtime.tokens import Token
 
 __all__ = [  # beside what is defined here
     "Base",
@@ -153,7 +154,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins)."""
+    """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins).
+
+    egress_refusal: why no function can have egress on this node, or ''.
+    """
 
     protocol: int
     node: str
@@ -162,6 +166,14 @@ class Welcome(Message, frozen=True, kw_only=True):
     settings: dict[str, Any]
     runtimes: tuple[Base, ...]
     checks: tuple[Check, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    egress_refusal: str = ""
+
+
+class TokensChanged(Message, frozen=True, kw_only=True):
+    """All tokens there are from now on."""
+
+    tokens: tuple[Token, ...]
 
 
 class ZygoteReady(Message, frozen=True, kw_only=True):
@@ -274,6 +286,17 @@ class NodeStatus(Message, frozen=True, kw_only=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class MemoryReading(Message, frozen=True, kw_only=True):
+    """How much memory is left on the node, or below a limit of a cgroup above all sandboxes, if that is less.
+
+    Sent when it has changed by enough, at once when tasks stall for memory, and every few seconds.
+    """
+
+    available_bytes: int
+    total_bytes: int
+    is_stalled: bool = False
+
+
 class Drain(Message, frozen=True, kw_only=True):
     """Stop taking work, finish what runs within `grace_s`, then exit with status 0."""
 
@@ -311,7 +334,9 @@ ToGateway = (
     | RuntimesChanged
     | NodeStatus
     | GarbageCollected
+    | MemoryReading
     | Drain
+    | TokensChanged
 )
 
 _encoder = msgspec.msgpack.Encoder()

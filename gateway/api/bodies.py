@@ -14,6 +14,8 @@ from gateway.deploys import DeploySettings
 from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
+from gateway.secrets import NAME_PATTERN
+from runtime import egress
 from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, TENANT_PATTERN, Limits, RuntimeName
 
 BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
@@ -54,7 +56,10 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
     environ: dict[str, str] = {}
     policy: str = ""
+    egress: str | list[str] = egress.NONE
     tenant: str = DEFAULT_TENANT
+    reuse: bool = True
+    secrets: dict[str, str | None] = {}
 
 
 async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
@@ -145,7 +150,10 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         limits=_limits(found.limits),
         environ=_environ(found.environ),
         policy=_policy(found.policy),
+        egress=_egress(found.egress),
         tenant=_tenant(found.tenant),
+        reuse=found.reuse,
+        secrets=_secrets(found.secrets),
     )
 
 
@@ -167,6 +175,13 @@ def _policy(name: str) -> str:
     return name
 
 
+def _egress(wanted: str | list[str]) -> tuple[str, ...]:
+    try:
+        return egress.check(wanted)
+    except ValueError as error:
+        raise problem("invalid-settings", f"egress: {error}") from error
+
+
 def _limits(found: _LimitsBody) -> Limits:
     given = {name: value for name, value in msgspec.structs.asdict(found).items() if value is not None}
     for name, value in given.items():
@@ -184,6 +199,24 @@ def _environ(found: dict[str, str]) -> dict[str, str]:
     if size > ENVIRON_BYTES_MAX:
         raise problem("invalid-settings", f"environ has {size} bytes in all, the limit is {ENVIRON_BYTES_MAX}")
     return found
+
+
+def _secrets(found: dict[str, str | None]) -> dict[str, str | None]:
+    for name, value in found.items():
+        if not NAME_PATTERN.fullmatch(name):
+            rule = "letters, digits and '_', not first a digit, at most 128"
+            raise problem("invalid-settings", f"secrets has {name[:100]!r}: a name is {rule}")
+        if value is not None and ("\0" in value or not _is_utf8(value)):
+            raise problem("invalid-settings", f"the secret {name} has a NUL byte or is no text")
+    return found
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold
+        return False
+    return True
 
 
 async def _invite(request: web.BaseRequest) -> None:

@@ -36,6 +36,8 @@ class InvocationRoutes:
             check_name(name)
             raise problems.problem("unknown-function", f"function {name} is not deployed")
         version = self._services.fleet.current(function.name)
+        if version.secrets.unreadable is not None:
+            raise problems.unreadable_secrets(version.secrets.unreadable)
         payload = await read_parameter(request, version.limits.request_bytes)
         invocation = await self._services.fleet.invoke(version, payload)
         headers = {

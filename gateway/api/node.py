@@ -8,6 +8,7 @@ from aiohttp import web
 from gateway.api import problems
 from gateway.api.openapi import DOCUMENT
 from gateway.scheduler.quarantine import Suspicion
+from gateway.scheduler.relief import Relief
 from gateway.scheduler.zygotes import ZygoteEntry
 from gateway.services import Services
 from runtime.model import EnvironmentId
@@ -82,6 +83,7 @@ class NodeRoutes:
                     "running": fleet.running_count,
                     "waiting": fleet.pools.waiting_count,
                 },
+                "memory": _memory(services.keeper.relief),
                 "start_kinds": dict(fleet.start_kinds),
                 "failures": dict(fleet.failures),
                 "records_lost": services.records.lost_count,
@@ -150,6 +152,19 @@ async def node_status(services: Services) -> NodeStatus:
         return await services.node.status()
     except TimeoutError:
         return NodeStatus(ticket=0)  # show what we know
+
+
+def _memory(relief: Relief) -> dict[str, Any]:
+    """What is left, how short that is, and what was given up for it since the gateway began."""
+    reading, pressure = relief.pressure.reading, relief.pressure
+    return {
+        "level": relief.level.name.lower(),
+        "available_bytes": reading.available_bytes if reading else None,
+        "total_bytes": reading.total_bytes if reading else None,
+        "low_percent": pressure.low_percent,
+        "critical_percent": pressure.critical_percent,
+        "given_up": dict(relief.given_up),
+    }
 
 
 def _json(value: object) -> web.Response:

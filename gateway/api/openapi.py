@@ -77,7 +77,7 @@ _POST: Json = _operation(
         "200": {**_answer("the function's result", {}), "headers": _INVOCATION_HEADERS},
         **_problems(
             *("unknown-function", "invalid-name", "malformed-json", "request-too-large", "request-timed-out"),
-            *("queue-full", "start-failed", "draining", *_FUNCTION_FAILURES),
+            *("queue-full", "start-failed", "draining", "secrets-unreadable", *_FUNCTION_FAILURES),
         ),
     },
     parameters=[_NAME],
@@ -194,6 +194,16 @@ _PATHS: Json = {
             "Remove, or list, what no version of a function needs",
             {"200": _answer("what went, or would", ref("Garbage")), **_problems("invalid-query", "node-busy")},
             parameters=[{"name": "dry_run", "in": "query", "schema": {"type": "boolean", "default": False}}],
+        )
+    },
+    "/v1/rotate-key": {
+        "post": _operation(
+            "rotateKey",
+            "Encrypt all secrets at rest with a new key",
+            {
+                "200": _answer("done", record(key=TEXT, secrets=COUNT)),
+                **_problems("secrets-unreadable"),
+            },
         )
     },
     "/v1/zygotes": {"get": _operation("listZygotes", "All zygotes", {"200": _answer("zygotes", ref("Zygotes"))})},

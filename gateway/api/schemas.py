@@ -5,6 +5,8 @@ from typing import Any
 from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
 from gateway.scheduler.policies import POLICIES
+from gateway.secrets import NAME_PATTERN, SECRETS_BYTES_MAX, SECRETS_MAX
+from runtime import egress
 from runtime.model import (
     DEFAULT_TENANT,
     FUNCTION_NAME_PATTERN,
@@ -51,6 +53,18 @@ _LIMITS: Json = {
     },
 }
 
+_EGRESS: Json = {
+    "description": "none, internet (public addresses), or rules CIDR[:PORT[-PORT]][/tcp|/udp] and internet among them",
+    "oneOf": [
+        {"enum": [egress.NONE, egress.INTERNET]},
+        {
+            "type": "array",
+            "items": {"type": "string", "maxLength": egress.RULE_LENGTH_MAX},
+            "maxItems": egress.RULES_MAX,
+        },
+    ],
+}
+
 _VERSION: Json = record(
     version=_DIGEST,
     deployed=_TIME,
@@ -58,9 +72,12 @@ _VERSION: Json = record(
     handler=TEXT,
     limits=ref("Limits"),
     environ={**_TEXTS, "description": "names only"},
+    secrets={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
+    egress=_EGRESS,
     tenant=TEXT,
+    reuse={"type": "boolean", "description": "whether a sandbox serves more than one invocation"},
     code=_DIGEST,
     environment=_or_null(_DIGEST),
     distributions=_TEXTS,
@@ -100,8 +117,20 @@ _SETTINGS: Json = record(
         "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+        "egress": {**_EGRESS, "default": egress.NONE},
+        "secrets": {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{NAME_PATTERN.pattern}$"},
+            "additionalProperties": _or_null(TEXT),
+            "description": f"changes: null removes, others are kept; {SECRETS_MAX} of {SECRETS_BYTES_MAX} bytes in all",
+        },
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
         "tenant": {"type": "string", "pattern": f"^{TENANT_PATTERN.pattern}$", "default": DEFAULT_TENANT},
+        "reuse": {
+            "type": "boolean",
+            "default": True,
+            "description": "false: a sandbox serves one invocation and ends",
+        },
     }
 )
 
@@ -219,6 +248,14 @@ _STATUS: Json = record(
     state={"enum": ["starting", "ready", "draining"]},
     missing=_TEXTS,
     counts=_COUNTS,
+    memory=record(
+        level={"enum": ["normal", "low", "critical"]},
+        available_bytes=_or_null(COUNT),
+        total_bytes=_or_null(COUNT),
+        low_percent=_NUMBER,
+        critical_percent=_NUMBER,
+        given_up={**_COUNTS, "description": "sandboxes, standbys, zygotes: for lack of memory"},
+    ),
     start_kinds=_COUNTS,
     failures=_COUNTS,
     records_lost=COUNT,

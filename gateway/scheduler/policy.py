@@ -54,6 +54,7 @@ class FunctionModel:
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     packages: frozenset[str] | None = None
     obstacle: str = ""
+    reuse: bool = True  # whether a sandbox serves more than one invocation
 
     @property
     def group(self) -> str:

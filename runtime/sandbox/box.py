@@ -19,7 +19,7 @@ from runtime import packets, syscalls
 from runtime.errors import StartError
 from runtime.packets import PacketSocket
 from runtime.reaper import Exit, Reaper
-from runtime.sandbox import children, identity, mounts, nsbuilder
+from runtime.sandbox import children, identity, mounts, nsbuilder, user_counts
 from runtime.sandbox.cgroup import Cgroup
 from runtime.sandbox.children import Steps
 from runtime.sandbox.mounts import Attachment
@@ -151,6 +151,7 @@ class Box:
         keeper = os.pidfd_open(parent)
         os.chdir("/")
         steps("unshare user")
+        user_counts.own_namespaces_as(plan.first_uid)
         syscalls.unshare(CloneFlag.NEWUSER)
         children.die_with(parent)
         end.send(b"{}")
@@ -195,8 +196,8 @@ class Box:
         proc = mounts.proc()
         tree = [*plan.tree, plan.work]
         nsbuilder.attach_tree(plan.anchor, [*(a.target for a in tree), "proc"], [*(a.fd for a in tree), proc], steps)
-        steps("max_user_namespaces")
-        _write("/proc/sys/user/max_user_namespaces", "0")
+        steps("limits of the user namespace")
+        user_counts.limit_namespace()
         children.redirect_standard_streams()
         end.send(b"{}")
         syscalls.close_range(3)
@@ -221,6 +222,7 @@ class Box:
         try:
             steps("identity")
             identity.set_resource_limits()
+            user_counts.limit_process()
             identity.keep_capabilities(frozenset())
             os.setgroups([])
             os.setresgid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)

@@ -125,6 +125,15 @@ def set_resource_limits(*, open_files: int = 1024) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
 
 
+def set_small_limits(*, processes: int) -> None:
+    """Of processes and threads of the user, of locked memory, message queues and pending signals."""
+    wanted = {resource.RLIMIT_NPROC: processes, resource.RLIMIT_MEMLOCK: 0, resource.RLIMIT_MSGQUEUE: 0}
+    for which, value in {**wanted, resource.RLIMIT_SIGPENDING: 1024}.items():
+        hard = resource.getrlimit(which)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (value, value))
+
+
 def forbid_new_privileges() -> None:
     """No set-user-ID program gives this process or its children anything."""
     prctl.set_no_new_privs(1)

@@ -154,6 +154,24 @@ def devices() -> int:
     return mount
 
 
+def text_file(name: str, text: str) -> int:
+    """A read-only tmpfs with one file that everybody may read."""
+    content = text.encode()
+    mount = tmpfs(len(content) + 4096, mode=0o755)
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444, dir_fd=mount)
+        try:
+            os.fchmod(fd, 0o444)
+            os.write(fd, content)
+        finally:
+            os.close(fd)
+        syscalls.mount_setattr(mount, MountAttr.RDONLY)
+    except BaseException:
+        os.close(mount)
+        raise
+    return mount
+
+
 class Overlays:
     """Overlays that are mounted once and cloned for each use, the most recently used kept."""
 

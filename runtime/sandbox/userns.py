@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from runtime import packets, syscalls
 from runtime.packets import PacketSocket
 from runtime.reaper import Reaper
-from runtime.sandbox import cgroup, children, identity, mounts, nsbuilder
+from runtime.sandbox import cgroup, children, identity, mounts, nsbuilder, user_counts
 from runtime.sandbox.cgroup import Cgroup
 from runtime.sandbox.children import Steps
 from runtime.sandbox.identity import Capability
@@ -115,6 +115,7 @@ class UserNamespace:
         entries = self._cgroup.open_entries()
         keeper = os.pidfd_open(parent)
         steps("unshare user")
+        user_counts.own_namespaces_as(self.first_uid)
         syscalls.unshare(CloneFlag.NEWUSER)
         children.die_with(parent)
         end.send(b"{}")
@@ -146,8 +147,8 @@ class UserNamespace:
         proc = mounts.proc()
         targets = [*(a.target for a in tree), "proc"]
         nsbuilder.attach_tree(self._anchor, targets, [*(a.fd for a in tree), proc], steps)
-        steps("max_user_namespaces")
-        _write("/proc/sys/user/max_user_namespaces", "0")
+        steps("limits of the user namespace")
+        user_counts.limit_namespace()
         children.redirect_standard_streams()
         end.send(b"{}")
         syscalls.close_range(3)
@@ -222,6 +223,7 @@ class UserNamespace:
             os.dup2(control.fileno(), 3)
             syscalls.close_range(4)
             identity.set_resource_limits()  # only now: pagurusd may have more open than the limit, and all was copied
+            user_counts.limit_process()
             os.chdir("/")
             identity.keep_capabilities(frozenset(Capability))
             os.execve(program[0], list(program), environ)

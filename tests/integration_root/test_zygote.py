@@ -1,8 +1,10 @@
 """What a zygote is, and what one that is hostile can do."""
 
 import contextlib
+import fcntl
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,17 @@ async def test_a_zygote_is_nobody_on_the_host_and_has_five_capabilities_inside(b
     assert init["Uid"].split() == [str(bed.parts.settings.uid_base)] * 4 and init["NSpid"].split()[1:] == ["1"]
     builder = status(host._namespace.builder_pid)
     assert builder["Uid"].split() == [str(bed.parts.settings.uid_base)] * 4 and len(builder["NSpid"].split()) == 1
+
+
+@in_node()
+async def test_what_the_kernel_counts_for_the_owner_of_a_zygote_is_not_root_s(bed: Bed):
+    """Inotify, timers, queued signals: attacks/counts.py. With root as owner these are the host's own."""
+    await bed.zygote()
+    host = bed.node._zygotes[ZygoteId("base")]
+    namespace = os.open(f"/proc/{host.pid}/ns/user", os.O_RDONLY)
+    owner = fcntl.ioctl(namespace, 0xB704, bytes(4))  # NS_GET_OWNER_UID, linux/nsfs.h
+    os.close(namespace)
+    assert int.from_bytes(owner, sys.byteorder) == bed.parts.settings.uid_base
 
 
 LOOK = """

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAVES = {
     "runtime.model",
     "runtime.errors",
+    "runtime.egress",
     "runtime.file_names",
     "runtime.protocol",
     "runtime.protocol_store",
@@ -26,6 +27,7 @@ LEAVES = {
     "runtime.reaper",
     "runtime.suites",
     "runtime.trust",
+    "runtime.tokens",
 }
 INSIDE = {
     "runtime.frames",
@@ -39,6 +41,7 @@ INSIDE = {
 }
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
+    "cryptography": ("gateway.secret_key",),
     "installer": ("rootfs_builder",),
     "packaging": ("rootfs_builder", "runtime.file_names"),
     "uvloop": ("gateway", "runtime.daemon"),
