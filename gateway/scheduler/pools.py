@@ -329,20 +329,19 @@ class Pools:
             self._pump(pool, out)
 
     def _start(self, pool: Pool, source: Source, out: list[Decision]) -> None:
-        spec = pool.spec
-        self.policy.started(spec.name, source.kind, source.zygote, self._now_s)
+        spec, kind = pool.spec, source.kind
+        self.policy.started(spec.name, kind, source.zygote, self._now_s)
         self.sources.note_use(source.zygote, self._now_s)
         if source.standby is None:
-            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, source.kind)
+            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, kind)
             self._starts[start.ticket] = start
             pool.starting.add(start.ticket)
             out.append(start)
             return
         self.sources.take_standby(source.standby)
-        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, source.kind)
+        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, kind)
         sandbox.request = request = pool.waiting.popleft()
-        where = (request.id, sandbox.id, spec.name, spec.version, source.kind)
-        out.append(Lease(*where, assign=True, note=spec.note(source.kind)))
+        out.append(Lease(request.id, sandbox.id, spec.name, spec.version, kind, assign=True, note=spec.note(kind)))
 
     def _lease_idle(self, pool: Pool, request: Request) -> Lease:
         """The most recently used executor, else the most recently used helper (the paper's precedence)."""
