@@ -147,7 +147,9 @@ class Bed:
         if isinstance(files, str):
             files = {"main.py": files}
         code = CodeId(hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest())
-        _write_tree(Path(self.parts.settings.state_dir) / "code" / code, files)
+        place = Path(self.parts.settings.state_dir) / "code" / code
+        if not place.exists():  # else a sandbox may be reading it
+            _write_tree(place, files)
         return code
 
     def write_layer(
