@@ -5,6 +5,7 @@ import msgspec
 from gateway.scheduler.policy import OWN_CODE, FunctionModel
 from gateway.secrets import NO_SECRETS, Secrets
 from runtime.model import (
+    DEFAULT_TENANT,
     Assignment,
     CodeId,
     Conflict,
@@ -34,6 +35,9 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     lock: str
     created_s: float
     policy: str = ""
+    egress: tuple[str, ...] = ()
+    tenant: str = DEFAULT_TENANT
+    reuse: bool = True  # whether a sandbox serves more than one invocation
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
     secrets: Secrets = NO_SECRETS
@@ -50,9 +54,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             distributions={one.name: one.version for one in environment.distributions} if environment else {},
             imports=environment.imports if environment else (),
             costs=self.import_costs,
+            tenant=self.tenant,
             policy=self.policy,
             modules=environment.modules if environment else {},
             requires=environment.requires if environment else {},
+            reuse=self.reuse,
         )
 
     @property
@@ -65,5 +71,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             handler=self.handler,
             environment=self.environment.id if self.environment else None,
             limits=self.limits,
+            egress=self.egress,
+            tenant=self.tenant,
             environ={**self.environ, **self.secrets.reveal()} if self.secrets.names else self.environ,
         )

@@ -23,7 +23,7 @@ from gateway.store.functions import StoredFunction
 from runtime.clock import Clock
 from runtime.errors import InvocationError, StartError
 from runtime.frames import FrameKind
-from runtime.model import FunctionName, ImportCost, Limits, RuntimeName, ZygoteId, version_id
+from runtime.model import DEFAULT_TENANT, FunctionName, ImportCost, Limits, RuntimeName, ZygoteId, version_id
 from runtime.protocol import SandboxDied
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,9 @@ class DeploySettings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     environ: dict[str, str]
     policy: str = ""
+    egress: tuple[str, ...] = ()
+    tenant: str = DEFAULT_TENANT
+    reuse: bool = True
     secrets: dict[str, str | None] = {}  # changes: a value sets, None removes, what is not named stays
 
     def __repr__(self) -> str:
@@ -89,6 +92,9 @@ class Deploys:
 
         Raises BuildError, CheckError, StartError. On these, and cancelled, nothing changes.
         """
+        shortage = self._fleet.pools.room.shortage
+        if shortage:  # the import check needs a sandbox, and a build more memory
+            raise StartError("memory", shortage)
         async with self._turn(name):
             progress("queue", "waiting for a build slot", None)
             async with self._room, self._registry.building():
@@ -114,6 +120,9 @@ class Deploys:
                 limits=settings.limits,
                 environ=settings.environ,
                 policy=settings.policy,
+                egress=settings.egress,
+                tenant=settings.tenant,
+                reuse=settings.reuse,
                 secrets=secrets.id,
             ),
             code=built.code,
@@ -126,6 +135,9 @@ class Deploys:
             lock=built.lock,
             created_s=self._clock.wall_s(),
             policy=settings.policy,
+            egress=settings.egress,
+            tenant=settings.tenant,
+            reuse=settings.reuse,
             conflicts=built.conflicts,
             secrets=secrets,
         )
@@ -216,8 +228,8 @@ class Deploys:
     def _zygote_with(self, version: Version) -> ZygoteId | None:
         """A zygote that has imported the version's environment."""
         assert version.environment is not None
-        zygotes = self._fleet.pools.sources.zygotes.values()
-        return next((one.id for one in zygotes if version.environment.id in one.environments), None)
+        model = self._keeper.model_of(version)
+        return next((one.id for one in self._fleet.pools.sources.covering(model)), None)
 
     @asynccontextmanager
     async def _turn(self, name: FunctionName) -> AsyncIterator[None]:

@@ -32,6 +32,7 @@ from gateway.nodes import NodeQuestions
 from gateway.policies import make_policy
 from gateway.registry import Registry
 from gateway.runtimes import Runtimes
+from gateway.scheduler.pressure import Pressure
 from gateway.secret_key import FILE_NAME as KEY_FILE_NAME
 from gateway.services import Services
 from gateway.store.database import Database
@@ -137,7 +138,8 @@ class Gateway:
         policy = DecisionLog(make_policy(settings, [base.runtime for base in welcome.runtimes]))
         fleet = Fleet(settings, policy, clock, self._loop, send, records.add, self._link.poll)
         evictions = Evictions(fleet)
-        keeper = Keeper(clock, fleet, policy, send)
+        pressure = Pressure(settings.memory_low_percent, settings.memory_critical_percent)
+        keeper = Keeper(clock, fleet, policy, pressure, send, settings.trusted_packages)
         registry = Registry(FunctionStore(database, Safe(database.path.with_name(KEY_FILE_NAME))), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
         runtimes = Runtimes(welcome.runtimes, settings.default_runtime, keeper, registry, builds)
@@ -157,6 +159,7 @@ class Gateway:
             protocol.RuntimesChanged: runtimes.changed,
             protocol.NodeStatus: questions.answered,
             protocol.GarbageCollected: questions.answered,
+            protocol.MemoryReading: keeper.memory,
             protocol.TokensChanged: lambda message: access.put(message.tokens),
             protocol.Drain: self._ask_drain,
         }

@@ -5,6 +5,7 @@ pagurusd reads them once and hands the result to the gateway in Welcome.
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 import msgspec
 
+from runtime import egress
 from runtime.errors import ConfigError
 from runtime.model import MIB
 from runtime.suites import SUITES
 
 DEFAULT_CONFIG_PATH = Path("/etc/pagurus/pagurus.toml")
 PREFIX = "PAGURUS_"
+NORMALISED_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # PEP 503
 SDIST_MEMORY_BYTES_MIN = 64 * MIB  # uv alone takes that
 
 
@@ -50,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     policy: str = "adaptive"  # which zygotes there are and how long idle sandboxes stay
     policy_options: dict[str, str | int | float | bool] = {}  # of that policy, beyond the settings here
     idle_memory_bytes: int = 2048 * MIB  # of zygotes, standbys and idle sandboxes, as policies count it
+    memory_low_percent: float = 8.0  # of the node's memory: with less available, what is idle is given up
+    memory_critical_percent: float = 4.0  # with less, there are no new sandboxes either
     standbys_per_zygote: int = 2
     shells_per_zygote: int = 2  # isolated, empty sandboxes kept ready for a fork
     zygote_memory_bytes: int = 1024 * MIB
@@ -71,6 +76,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     index_url: str = ""  # package index; '' takes the index that pip is configured with
     extra_index_urls: tuple[str, ...] = ()  # asked before index_url
     url_requirements: bool = False  # whether a requirement may be a wheel's https address with its hash
+    egress_subnet: str = "10.201.0.0/16"  # of sandboxes whose function has egress; '' lets none have it
+    egress_resolvers: tuple[str, ...] = ()  # name servers for them; none: the host's own, else public ones
+    egress_connections_max: int = 256  # of one sandbox to the outside at once
+    trusted_packages: tuple[str, ...] = ()  # of the index: zygotes of nothing else help every tenant
     records_kept: int = 100_000
     default_runtime: str = ""  # of a deploy that names none; '' takes the host's version of Python, if it is built
     log_level: str = "info"
@@ -132,7 +141,7 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
     found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known}
-    for name in ("extra_index_urls", "hosts"):
+    for name in ("extra_index_urls", "hosts", "trusted_packages", "egress_resolvers"):
         if name in found:
             found[name] = found[name].split()
     if "policy_options" in found:
@@ -155,6 +164,9 @@ def _check(settings: Settings) -> None:
         if getattr(settings, name) < 1:
             raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
     _check_sdists(settings)
+    _check_egress(settings)
+    _check_memory(settings)
+    _check_trusted(settings)
     _check_connections(settings)
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:
         raise ConfigError(f"uid_base {settings.uid_base} and zygotes_max leave the range 65536..2147483647")
@@ -162,6 +174,22 @@ def _check(settings: Settings) -> None:
         raise ConfigError(f"default_runtime is {settings.default_runtime!r}, not one of {', '.join(SUITES)}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level is {settings.log_level!r}, not debug, info, warning or error")
+
+
+def _check_memory(settings: Settings) -> None:
+    low, critical = settings.memory_low_percent, settings.memory_critical_percent
+    if not 0 <= critical <= low <= 100:
+        raise ConfigError(
+            f"memory_low_percent is {low:g} and memory_critical_percent {critical:g}:"
+            " they must be from 0 to 100, the critical one not above the low one"
+        )
+
+
+def _check_trusted(settings: Settings) -> None:
+    for name in settings.trusted_packages:
+        if not NORMALISED_NAME_PATTERN.fullmatch(name):
+            hint = "the normalised name of one distribution, such as scikit-learn"
+            raise ConfigError(f"trusted_packages has {name!r}", hint=hint)
 
 
 def _check_connections(settings: Settings) -> None:
@@ -182,3 +210,19 @@ def _check_sdists(settings: Settings) -> None:
         raise ConfigError(
             f"sdist_memory_bytes is {settings.sdist_memory_bytes}: it must be at least {SDIST_MEMORY_BYTES_MIN}"
         )
+
+
+def _check_egress(settings: Settings) -> None:
+    try:
+        if settings.egress_subnet:
+            egress.parse_subnet(settings.egress_subnet)
+    except ValueError as error:
+        raise ConfigError(
+            f"egress_subnet: {error}", hint="an IPv4 network from /8 to /28 that the host does not use"
+        ) from error
+    try:
+        egress.parse_resolvers(settings.egress_resolvers)
+    except ValueError as error:
+        raise ConfigError(f"egress_resolvers: {error}", hint="IPv4 addresses of name servers") from error
+    if not 1 <= settings.egress_connections_max <= 65535:
+        raise ConfigError(f"egress_connections_max is {settings.egress_connections_max}: it must be 1 to 65535")

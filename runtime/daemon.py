@@ -25,6 +25,7 @@ from runtime.config import Settings
 from runtime.errors import ConfigError, PagurusError, RequirementError
 from runtime.gateway_process import GatewayProcess
 from runtime.layers import Layers
+from runtime.memory_watch import MemoryWatch
 from runtime.node import Node
 from runtime.parts import Parts, open_parts
 from runtime.sandbox import identity
@@ -152,16 +153,20 @@ class _Daemon:
                 if not bases.built(_rootfs(settings)):
                     raise RequirementError("no base root file system", hint="run scripts/setup")
                 await _clear_leftovers(parts.cgroups, parts.layers)
+                if refusal := parts.egress.check():
+                    log.warning("functions cannot have egress: %s", refusal)
                 gateway = GatewayProcess(settings, listener, partial(self._welcome, parts), parts.reaper)
                 node = Node(parts, gateway.send)
                 node.bases.discard_leftovers()
                 gateway.attach(node)
-                await self._serve(node, gateway)
+                watch = MemoryWatch(parts.cgroups.headroom, lambda reading: gateway.send(reading, []))
+                await self._serve(node, gateway, watch)
             finally:
                 parts.close()
 
-    async def _serve(self, node: Node, gateway: GatewayProcess) -> None:
+    async def _serve(self, node: Node, gateway: GatewayProcess, watch: MemoryWatch) -> None:
         async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch.run())
             running = group.create_task(node.run())
             keeping = group.create_task(gateway.keep(on_ready=self._ready))
             watching = group.create_task(self._watch_tokens(gateway))
@@ -175,6 +180,7 @@ class _Daemon:
             gateway.kill()
             await stopping
             keeping.cancel()
+            watching.cancel()
             node.end_all()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_S):
@@ -225,6 +231,7 @@ class _Daemon:
             runtimes=bases.built(_rootfs(self._settings)),
             checks=self._checks,
             tokens=self._tokens,
+            egress_refusal=parts.egress.refusal,
         )
 
 

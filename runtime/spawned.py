@@ -133,6 +133,7 @@ def _start(
             os.dup2(fd, index)
         syscalls.close_range(len(high))
         become(steps)
+        identity.leave_keyrings()
         identity.forbid_new_privileges()
         identity.die_with_parent()
         os.umask(0o022)

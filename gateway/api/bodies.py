@@ -15,7 +15,8 @@ from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
 from gateway.secrets import NAME_PATTERN
-from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
+from runtime import egress
+from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, TENANT_PATTERN, Limits, RuntimeName
 
 SETTINGS_BYTES_MAX = 256 * 1024
 REQUIREMENTS_BYTES_MAX = 64 * 1024
@@ -53,6 +54,9 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
     environ: dict[str, str] = {}
     policy: str = ""
+    egress: str | list[str] = egress.NONE
+    tenant: str = DEFAULT_TENANT
+    reuse: bool = True
     secrets: dict[str, str | None] = {}
 
 
@@ -144,6 +148,9 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         limits=_limits(found.limits),
         environ=_environ(found.environ),
         policy=_policy(found.policy),
+        egress=_egress(found.egress),
+        tenant=_tenant(found.tenant),
+        reuse=found.reuse,
         secrets=_secrets(found.secrets),
     )
 
@@ -153,10 +160,24 @@ def runtime_problem(error: UnknownRuntimeError) -> ProblemError:
     return ProblemError(Failure(word="invalid-settings", detail=error.message, hint=error.hint))
 
 
+def _tenant(name: str) -> str:
+    if not TENANT_PATTERN.fullmatch(name):
+        detail = f"tenant is {name[:100]!r}: a letter, then up to 62 lower-case letters, digits and '-'"
+        raise problem("invalid-settings", detail)
+    return name
+
+
 def _policy(name: str) -> str:
     if name and name not in POLICIES:
         raise problem("invalid-settings", f"policy is {name[:100]!r}, not one of {', '.join(sorted(POLICIES))}")
     return name
+
+
+def _egress(wanted: str | list[str]) -> tuple[str, ...]:
+    try:
+        return egress.check(wanted)
+    except ValueError as error:
+        raise problem("invalid-settings", f"egress: {error}") from error
 
 
 def _limits(found: _LimitsBody) -> Limits:

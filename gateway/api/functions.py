@@ -18,6 +18,7 @@ from gateway.invocation import Failure
 from gateway.runtimes import UnknownRuntimeError
 from gateway.services import Services
 from gateway.store.functions import StoredFunction
+from runtime import egress
 from runtime.errors import BuildError, StartError
 from runtime.model import FunctionName
 
@@ -62,6 +63,9 @@ class FunctionRoutes:
             runtimes=services.runtimes,
         )
         try:
+            if settings.egress and services.welcome.egress_refusal:
+                reason = services.welcome.egress_refusal
+                raise problems.problem("invalid-settings", f"egress: no function can have it on this node: {reason}")
             with services.runtimes.deploying(settings.runtime):
                 return await stream.answer(request, partial(self._deploy, function, settings, archive))
         except UnknownRuntimeError as error:  # given up while the archive came
@@ -111,6 +115,9 @@ def _version(version: Version) -> dict[str, Any]:
         "secrets": version.secrets.names,
         "requirements": version.requirements,
         "policy": version.policy,
+        "egress": egress.shown(version.egress),
+        "tenant": version.tenant,
+        "reuse": version.reuse,
         "code": version.code,
         "environment": environment.id if environment else None,
         "distributions": [f"{one.name}=={one.version}" for one in environment.distributions] if environment else [],

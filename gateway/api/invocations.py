@@ -104,6 +104,7 @@ def _resource(record: Record, *, with_output: bool) -> dict[str, Any]:
         "version": record.version,
         "status": record.status,
         "start_kind": record.start_kind,
+        "start_note": record.start_note,
         "started": iso_time(record.started_s),
         "duration_ms": record.duration_ms,
         "phases_ms": record.phases,

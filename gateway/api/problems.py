@@ -54,6 +54,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "function-timed-out": (504, "The function did not answer in time"),
     "queue-full": (429, "Too many requests wait already"),
     "start-failed": (503, "No sandbox could be started"),
+    "memory-short": (503, "The node is short of memory"),
     "too-many-connections": (503, "Too many connections are open"),
     "draining": (503, "The node is stopping"),
     "node-busy": (503, "The node's daemon did not answer in time"),

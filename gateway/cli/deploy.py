@@ -88,6 +88,13 @@ def check_secret_name(value: str) -> str:
     "--env", "environ", type=parse_variable, multiple=True, metavar="NAME=VALUE", help="For the function; repeatable."
 )
 @click.option(
+    "--egress",
+    multiple=True,
+    metavar="RULE",
+    help="What it may reach: none, internet (public addresses), or CIDR[:PORT[-PORT]][/tcp|/udp]; repeatable."
+    "  [default: none]",
+)
+@click.option(
     "--secret",
     "secrets_given",
     type=parse_secret,
@@ -99,6 +106,8 @@ def check_secret_name(value: str) -> str:
 )
 @click.option("--unset-secret", "unset", type=check_secret_name, multiple=True, metavar="NAME", help="Remove a secret.")
 @click.option("--policy", help="How its sandboxes and zygotes are kept, such as keepalive.  [default: the node's]")
+@click.option("--tenant", help="Whose it is: zygotes are shared within a tenant.  [default: default]")
+@click.option("--fresh", is_flag=True, help="Each invocation in a sandbox of its own, which ends with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the function as JSON and nothing else.")
 @click.pass_obj
 def deploy(
@@ -114,9 +123,12 @@ def deploy(
     timeout: float | None,
     pids: int | None,
     environ: tuple[tuple[str, str], ...],
+    egress: tuple[str, ...],
     secrets_given: tuple[tuple[str, str], ...],
     unset: tuple[str, ...],
     policy: str | None,
+    tenant: str | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     """Deploy the function NAME from PATH: a folder with main.py, a .py file, a zip or a tar.
@@ -135,8 +147,11 @@ def deploy(
         "requirements": _read_requirements(path, requirements),
         "limits": {key: value for key, value in limits.items() if value is not None},
         "environ": dict(environ),
+        "egress": list(egress) or None,
         "secrets": {**dict.fromkeys(unset), **dict(secrets_given)} or None,
         "policy": policy,
+        "tenant": tenant,
+        "reuse": False if fresh else None,
     }
     packed = pack(path)
     if not as_json:

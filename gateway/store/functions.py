@@ -14,10 +14,10 @@ from runtime.model import FunctionName, VersionId
 
 VERSIONS_KEPT = 20  # of one function; older ones than these are forgotten, the current one never
 
-_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs")
+_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs", "egress")
 _COLUMNS = (
     *("function", "id", "code", "environment", "runtime", "handler", "limits", "environ", "requirements", "lock"),
-    *("created_s", "conflicts", "import_costs", "policy", "secret_set"),
+    *("created_s", "conflicts", "import_costs", "policy", "tenant", "reuse", "secret_set", "egress"),
 )
 
 
@@ -106,10 +106,14 @@ def _put(connection: sqlite3.Connection, version: Version) -> None:
         _json(version.conflicts),
         _json(version.import_costs),
         version.policy,
+        version.tenant,
+        version.reuse,
         version.secrets.id,
+        _json(version.egress),
     )
     # The same content again is the same version, with the time of its first deploy.
-    connection.execute("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"INSERT OR IGNORE INTO versions VALUES ({marks})", row)  # noqa: S608 - question marks
     connection.execute(
         "INSERT INTO functions VALUES (?1, ?2, ?3, ?3)"
         " ON CONFLICT (name) DO UPDATE SET version = ?2, updated_s = ?3 WHERE version != ?2",
@@ -153,7 +157,7 @@ def _version(row: tuple[Any, ...]) -> Version:
     for name in _JSON_COLUMNS:
         if values[name] is not None:
             values[name] = msgspec.json.decode(values[name])
-    return msgspec.convert(values, Version)
+    return msgspec.convert(values | {"reuse": bool(values["reuse"])}, Version)
 
 
 def _json(value: object) -> str:

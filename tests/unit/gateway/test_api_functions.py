@@ -231,6 +231,7 @@ def test_builds_at_once_is_kept_and_one_function_is_built_once_at_a_time(tmp_pat
         ({"handler": "main"}, "handler"),
         ({"handler": "../evil.main"}, "handler"),
         ({"what": 1}, "what"),
+        ({"reuse": "no"}, "reuse"),
         ({"limits": {"memory_bytes": 1}}, "limits.memory_bytes"),
         ({"limits": {"timeout_s": 1e9}}, "limits.timeout_s"),
         ({"limits": {"pids": "many"}}, "pids"),

@@ -49,6 +49,15 @@ def test_what_is_put_is_loaded_again(database: Database):
     assert other.version == version(7, "other")
 
 
+def test_whether_sandboxes_are_reused_is_kept(database: Database):
+    store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
+    wanted = msgspec.structs.replace(version(1), reuse=False)
+    asyncio.run(store.put(wanted))
+    (found,) = store.load()
+    assert found.version == wanted and found.version.reuse is False
+    assert found.version.model.reuse is False
+
+
 def test_an_old_version_can_be_current_again(database: Database):
     store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
     for number in (1, 2):

@@ -74,6 +74,7 @@ TO_GATEWAY = [
         sandboxes=(protocol.SandboxStatus(sandbox="z.1", zygote="z", state="parked", memory_bytes=1, pid=2, uid=3),),
         counters={"a": 1},
     ),
+    protocol.MemoryReading(available_bytes=1, total_bytes=2, is_stalled=True),
     protocol.GarbageCollected(
         ticket=3,
         items=(protocol.GarbageItem(kind="layer", id="l", label="a==1", size_bytes=1, used_s=2.0),),
