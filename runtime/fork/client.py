@@ -21,7 +21,7 @@ from runtime.reaper import Reaper
 
 CONFIGURE_TIMEOUT_S = 120.0  # imports of large packages from a cold disk
 SPAWN_TIMEOUT_S = 15.0
-_TEXT_CHARS_MAX = 500  # of what a zygote says; it goes into a message to the gateway, which has a limit
+_TEXT_MAX = 500  # of what a zygote says; it goes into a message to the gateway, which has a limit
 # One thread in every numeric library: a raw clone3 leaves the locks of others taken in the child.
 ENVIRON = {
     "HOME": "/tmp",  # noqa: S108  the zygote's own tmpfs
@@ -92,8 +92,8 @@ class ZygoteClient:
             threads = int(answer["threads"])
             result = Imported(
                 {name: _finite(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
-                {name: str(answer["failed"][name])[:_TEXT_CHARS_MAX] for name in imports if name in answer["failed"]},
-                {key: str(answer["uncovered"][key])[:_TEXT_CHARS_MAX] for key in environments if key in answer["uncovered"]},
+                {name: str(answer["failed"][name])[:_TEXT_MAX] for name in imports if name in answer["failed"]},
+                {key: str(answer["uncovered"][key])[:_TEXT_MAX] for key in environments if key in answer["uncovered"]},
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise StartError("imports", "the zygote sent a malformed report") from error
@@ -181,7 +181,7 @@ class ZygoteClient:
                     future.set_result(descriptors.pop())
             elif kind == "refused":
                 if not future.done():
-                    future.set_exception(StartError("fork", str(message["message"])[:_TEXT_CHARS_MAX]))
+                    future.set_exception(StartError("fork", str(message["message"])[:_TEXT_MAX]))
             else:
                 raise ValueError(kind)
         except (ValueError, KeyError, TypeError, RecursionError):

@@ -105,13 +105,13 @@ def half_a_reply(target: Target):
     return _send_and_wait(_frame(target, b'"half', length=1000))
 
 
-@attack(gain="a sandbox that the gateway forgets", answer=_CRASHED)
+@attack(gain="a sandbox that the gateway forgets", answer=_TIMED_OUT)
 def close_the_socket_and_stay(target: Target):
     os.close(4)
     time.sleep(60)
 
 
-@attack(gain="a sandbox that the gateway forgets", answer=_CRASHED)
+@attack(gain="a sandbox that the gateway forgets", answer=_TIMED_OUT)
 def shut_the_socket_down_and_stay(target: Target):
     with socket.socket(fileno=os.dup(4)) as end:
         end.shutdown(socket.SHUT_RDWR)
