@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 
-from .attacker import Target, attack, each
+from .attacker import Target, attack, attempt
 
 _HEADER = struct.Struct("!HBBIII")
 _MAGIC, _RESULT, _ERROR, _PONG = 0x5067, 17, 18, 19
@@ -129,10 +129,9 @@ def pass_descriptors_to_the_gateway(target: Target):
     os._exit(0)
 
 
-@attack(gain="pagurusd's ear, or the zygote's", seen=["EBADF", "EPIPE"])
+@attack(gain="pagurusd's ear, or the zygote's", seen=["/dev/null", "EPIPE"])
 def write_to_inherited_descriptors(target: Target):
-    seen = each(**{str(fd): lambda fd=fd: os.write(fd, b'{"kind":"parked","ns":{}}') for fd in (0, 3)})
-    return [seen["0"], seen["3"]]
+    return [os.readlink("/proc/self/fd/0"), attempt(lambda: os.write(3, b'{"kind":"parked","ns":{}}'))]
 
 
 @attack(gain="other descriptors than its five", seen=[])
