@@ -147,7 +147,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     if "policy_options" in found:
         try:
             found["policy_options"] = msgspec.json.decode(found["policy_options"], type=dict[str, Any])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ConfigError(f"PAGURUS_POLICY_OPTIONS is no JSON object: {error}") from error
     return found
 

@@ -91,7 +91,7 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
         "type": TYPE_PREFIX + failure.word,
         "title": title,
         "status": status or usual,
-        "detail": failure.detail,
+        "detail": _plain(failure.detail),
     }
     if failure.hint:
         found["hint"] = failure.hint
@@ -100,6 +100,11 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
     if failure.error is not None:
         found["error"] = user_error(failure.error)
     return found
+
+
+def _plain(text: str) -> str:
+    """Text that can be sent: headers that are not UTF-8 come with half characters, and some details quote them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def user_error(error: UserError) -> dict[str, str]:

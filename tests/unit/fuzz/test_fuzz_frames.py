@@ -9,6 +9,7 @@ import tempfile
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,6 +101,7 @@ def _pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 @given(st.one_of(mutations(ANSWERS[1][len(ID) + 16 :]), objects(kind=st.text(), type=st.text(), traceback=JSON)))
 def test_an_error_s_payload_becomes_a_failure(data: bytes):
     kind, failure = failure_of_answer(data)
+    msgspec.json.encode(failure)
     assert isinstance(kind, str) and failure.word and (failure.error is None or isinstance(failure.error, UserError))
 
 
