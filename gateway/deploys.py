@@ -92,6 +92,9 @@ class Deploys:
 
         Raises BuildError, CheckError, StartError. On these, and cancelled, nothing changes.
         """
+        shortage = self._fleet.pools.room.shortage
+        if shortage:  # the import check needs a sandbox, and a build more memory
+            raise StartError("memory", shortage)
         async with self._turn(name):
             progress("queue", "waiting for a build slot", None)
             async with self._room, self._registry.building():
@@ -258,7 +261,7 @@ def _costs(payload: bytes, version: Version) -> dict[str, ImportCost]:
     """What the sandbox measured. It may lie: of its own environment only, and within what the check allows."""
     try:
         found = msgspec.json.decode(payload, type=dict[str, tuple[float, int]])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     names = {OWN_CODE, *(one.name for one in version.environment.distributions)} if version.environment else {OWN_CODE}
     return {

@@ -11,11 +11,13 @@ from runtime.errors import StartError
 from runtime.model import Assignment
 from runtime.parts import Parts
 from runtime.sandbox.sandbox import Sandbox
+from runtime.zygotes import ZygoteHost
 
 
-def attach(parts: Parts, sandbox: Sandbox, assignment: Assignment) -> None:
-    """Raises StartError, OSError; the sandbox is to be killed then."""
+def attach(parts: Parts, host: ZygoteHost, sandbox: Sandbox, assignment: Assignment) -> None:
+    """host: the zygote that the sandbox is from. Raises StartError, OSError; the sandbox is to be killed then."""
     layers, overlays = parts.layers, parts.overlays
+    host.holdings.refuse_stranger(assignment, host.tenants, layers)
     wanted = assignment.environment
     if sandbox.environment is not None and sandbox.environment != wanted:
         raise StartError("rootfs", "the sandbox has another environment mounted")

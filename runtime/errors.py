@@ -5,6 +5,7 @@ PagurusError
 |- RequirementError       the machine lacks something (kernel feature, program, user, privilege)
 |- BuildError             a deploy failed; `kind` says in which way
 |- StartError             a sandbox or zygote could not be made; `phase` says where
+|  `- RefusedError        a zygote's packages did what no zygote may do
 |- SandboxDiedError       a sandbox ended while it was needed
 |- InvocationError        a function's answer was a failure
 |  |- UserCodeError       raised, exited, crashed, returned what is not JSON
@@ -61,6 +62,14 @@ class StartError(PagurusError):
     def __init__(self, phase: str, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.phase = phase
+
+
+class RefusedError(StartError):
+    """A zygote's packages did what no zygote may do, and would do it again. `suspect`: the module that did, or ''."""
+
+    def __init__(self, message: str, *, suspect: str = "") -> None:
+        super().__init__("imports", message)
+        self.suspect = suspect
 
 
 class SandboxDiedError(PagurusError):

@@ -40,6 +40,7 @@ _INSIDE = (
     "fork/warm.py",
     "fork/measure.py",
     "fork/ownership.py",
+    "fork/manners.py",
 )
 
 

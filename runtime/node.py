@@ -132,7 +132,7 @@ class Node:
         targets = {target.environment: target.count for target in message.standbys}
         host = self._zygotes.get(message.zygote)
         if host is not None:
-            host.set_targets(targets)
+            host.set_targets(targets, message.tenants)
             if host.ready is not None:
                 self._send(host.ready, [])
             return
@@ -141,6 +141,7 @@ class Node:
             runtime=message.runtime,
             environments=message.environments,
             imports=message.imports,
+            tenants=message.tenants,
             parts=self._parts,
             on_parked=self._parked,
             on_end=self._zygote_ended,
@@ -160,7 +161,7 @@ class Node:
                 self.counters["internal_errors"] += 1
             self.counters["zygotes_failed"] += 1
             self._zygotes.pop(host.id, None)
-            self._send(protocol.ZygoteFailed(zygote=host.id, phase=phase, message=str(error)), [])
+            self._send(reports.zygote_failed(host.id, phase, error), [])
             return
         log.info("zygote=%s ready in %.0f ms, pid %d", host.id, ready.start_ms, host.pid)
         self.counters["zygotes_started"] += 1
@@ -176,7 +177,7 @@ class Node:
             return  # reported by _run_zygote
         log.info("zygote=%s ended: %s", host.id, reason)
         self._zygotes.pop(host.id, None)
-        self._send(protocol.ZygoteDied(zygote=host.id, reason=reason), [])
+        self._send(protocol.ZygoteDied(zygote=host.id, reason=reason, is_refused=host.is_refused), [])
 
     def _watch(self, host: ZygoteHost, sandbox: Sandbox, pid: int) -> None:
         """From here on the sandbox has a process, and is the node's until that is reaped: `host` may have ended."""
@@ -228,29 +229,28 @@ class Node:
         self._spawn_task(later())
 
     def _assign(self, message: protocol.AssignSandbox) -> None:
-        name = message.sandbox
-        sandbox = self._sandboxes.get(name)
+        sandbox = self._sandboxes.get(message.sandbox)
         if sandbox is None or sandbox.state is not State.PARKED:
             return  # it died on the way; SandboxDied has been or will be sent
         started_s = self._parts.clock.monotonic_s()
-        self._hosts[name].standby_taken(sandbox)
+        host = self._hosts[sandbox.id]
+        host.standby_taken(sandbox)
         try:
-            attach(self._parts, sandbox, message.assignment)
+            attach(self._parts, host, sandbox, message.assignment)
             sandbox.become(State.ASSIGNED)
         except (PagurusError, OSError) as error:
             sandbox.error = f"cannot assign: {error}"
             sandbox.kill("start failed")
             return
         self.counters["assigned"] += 1
-        phases_ms = {"assign": (self._parts.clock.monotonic_s() - started_s) * 1000}
-        self._send(protocol.SandboxAssigned(sandbox=name, phases_ms=phases_ms), [])
+        took_ms = (self._parts.clock.monotonic_s() - started_s) * 1000
+        self._send(protocol.SandboxAssigned(sandbox=sandbox.id, phases_ms={"assign": took_ms}), [])
 
     def _start(self, message: protocol.StartSandbox) -> None:
         """Fork now. With an empty sandbox at hand the zygote is asked before this returns."""
         host = self._zygotes.get(message.zygote)
         if host is None or host.ready is None:
-            error = StartError("fork", f"zygote {message.zygote} is not alive")
-            self._start_failed(message.ticket, None, None, error)
+            self._start_failed(message.ticket, None, None, StartError("fork", f"zygote {message.zygote} is not alive"))
             return
         sandbox = host.take_empty_nowait(message.assignment.environment)
         started_s = self._parts.clock.monotonic_s()
@@ -281,7 +281,7 @@ class Node:
             return
         self._offer(sandbox, "starting", message.ticket)
         try:
-            attach(self._parts, sandbox, message.assignment)
+            attach(self._parts, host, sandbox, message.assignment)
         except (PagurusError, OSError) as error:
             # The zygote forks already: the helper is followed to its end, which carries this error.
             sandbox.error = f"cannot attach: {error}"

@@ -35,6 +35,7 @@ from runtime.protocol_store import (
     Message,
     RuntimesChanged,
 )
+from runtime.tokens import Token
 
 __all__ = [  # beside what is defined here
     "Base",
@@ -165,7 +166,14 @@ class Welcome(Message, frozen=True, kw_only=True):
     settings: dict[str, Any]
     runtimes: tuple[Base, ...]
     checks: tuple[Check, ...] = ()
+    tokens: tuple[Token, ...] = ()
     egress_refusal: str = ""
+
+
+class TokensChanged(Message, frozen=True, kw_only=True):
+    """All tokens there are from now on."""
+
+    tokens: tuple[Token, ...]
 
 
 class ZygoteReady(Message, frozen=True, kw_only=True):
@@ -278,6 +286,17 @@ class NodeStatus(Message, frozen=True, kw_only=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class MemoryReading(Message, frozen=True, kw_only=True):
+    """How much memory is left on the node, or below a limit of a cgroup above all sandboxes, if that is less.
+
+    Sent when it has changed by enough, at once when tasks stall for memory, and every few seconds.
+    """
+
+    available_bytes: int
+    total_bytes: int
+    is_stalled: bool = False
+
+
 class Drain(Message, frozen=True, kw_only=True):
     """Stop taking work, finish what runs within `grace_s`, then exit with status 0."""
 
@@ -315,7 +334,9 @@ ToGateway = (
     | RuntimesChanged
     | NodeStatus
     | GarbageCollected
+    | MemoryReading
     | Drain
+    | TokensChanged
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -336,7 +357,7 @@ def decode_to_daemon(packet: bytes) -> ToDaemon:
     """What a gateway sent. Raises ProtocolError."""
     try:
         return _to_daemon.decode(packet)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"cannot decode a message of the gateway: {error}") from error
 
 
@@ -344,5 +365,5 @@ def decode_to_gateway(packet: bytes) -> ToGateway:
     """What pagurusd sent. Raises ProtocolError."""
     try:
         return _to_gateway.decode(packet)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"cannot decode a message of pagurusd: {error}") from error

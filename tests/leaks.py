@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from tests.slowness import patience_s
+
 FIRST_UID = 0x50000000  # no other node of this machine uses the uids from here on
 UIDS = 64 * 65536  # of one node: zygotes_max ranges
-RETRY_FOR_S = 5.0  # the kernel ends namespaces and cgroups after their last process
+RETRY_FOR_S = patience_s(5.0)  # the kernel ends namespaces and cgroups after their last process
 RETRY_EVERY_S = 0.02
 others: set[int] = set()  # pids of daemons that live on beside a test: they and their children are not its leaks
 SLOTS = 96  # ranges of uids for nodes that live at once

@@ -38,7 +38,9 @@ class InvocationRoutes:
         version = self._services.fleet.current(function.name)
         if version.secrets.unreadable is not None:
             raise problems.unreadable_secrets(version.secrets.unreadable)
-        payload = await read_parameter(request, version.limits.request_bytes)
+        payload = await read_parameter(
+            request, version.limits.request_bytes, timeout_s=self._services.settings.body_timeout_s
+        )
         invocation = await self._services.fleet.invoke(version, payload)
         headers = {
             "X-Pagurus-Invocation-Id": invocation.id,
@@ -102,6 +104,7 @@ def _resource(record: Record, *, with_output: bool) -> dict[str, Any]:
         "version": record.version,
         "status": record.status,
         "start_kind": record.start_kind,
+        "start_note": record.start_note,
         "started": iso_time(record.started_s),
         "duration_ms": record.duration_ms,
         "phases_ms": record.phases,

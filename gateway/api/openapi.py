@@ -206,9 +206,7 @@ _PATHS: Json = {
             },
         )
     },
-    "/v1/zygotes": {
-        "get": _operation("listZygotes", "All zygotes", {"200": _answer("zygotes", list_of("zygotes", "Zygote"))})
-    },
+    "/v1/zygotes": {"get": _operation("listZygotes", "All zygotes", {"200": _answer("zygotes", ref("Zygotes"))})},
     "/v1/status": {"get": _operation("status", "This node", {"200": _answer("status", ref("Status"))})},
     "/healthz": {
         "get": _operation("healthz", "Whether the gateway lives", {"200": _answer("it does", {"type": "object"})})

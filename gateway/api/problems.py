@@ -18,6 +18,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "invalid-name": (400, "The function's name breaks the rule"),
     "invalid-settings": (400, "A setting of the function is wrong"),
     "invalid-query": (400, "A query parameter is wrong"),
+    "unauthorized": (401, "The request needs a token"),
+    "forbidden": (403, "The token does not allow this"),
     "forbidden-host": (403, "The Host or Origin is not this node"),
     "unknown-function": (404, "There is no such function"),
     "unknown-invocation": (404, "There is no such invocation"),
@@ -52,6 +54,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "function-timed-out": (504, "The function did not answer in time"),
     "queue-full": (429, "Too many requests wait already"),
     "start-failed": (503, "No sandbox could be started"),
+    "memory-short": (503, "The node is short of memory"),
+    "too-many-connections": (503, "Too many connections are open"),
     "draining": (503, "The node is stopping"),
     "node-busy": (503, "The node's daemon did not answer in time"),
     "not-ready": (503, "The node is not ready yet"),
@@ -87,7 +91,7 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
         "type": TYPE_PREFIX + failure.word,
         "title": title,
         "status": status or usual,
-        "detail": failure.detail,
+        "detail": _plain(failure.detail),
     }
     if failure.hint:
         found["hint"] = failure.hint
@@ -96,6 +100,11 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
     if failure.error is not None:
         found["error"] = user_error(failure.error)
     return found
+
+
+def _plain(text: str) -> str:
+    """Text that can be sent: headers that are not UTF-8 come with half characters, and some details quote them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def user_error(error: UserError) -> dict[str, str]:

@@ -34,7 +34,10 @@ class Planner:
         self._pools = pools
         self._users: dict[EnvironmentId, dict[FunctionName, FunctionModel]] = {}
         self._used: dict[FunctionName, EnvironmentId] = {}
-        self._plan: tuple[ZygoteSpec, ...] = ()
+        self._wanted: tuple[ZygoteSpec, ...] = ()  # by the policy
+        self._plan: tuple[ZygoteSpec, ...] = ()  # what of that memory allows
+        self.is_pressed = False
+        self._given_up: frozenset[ZygoteId] = frozenset()
 
     def put_function(self, model: FunctionModel, now_s: float) -> list[Out]:
         """A function is new, or has another version."""
@@ -59,7 +62,33 @@ class Planner:
 
     def plan(self, now_s: float) -> list[Out]:
         """Make the zygotes fit what the policy wants now."""
-        wanted = tuple(self._with_tenants(spec) for spec in self.policy.plan(now_s))
+        self._wanted = tuple(self.policy.plan(now_s))
+        return self._fit(now_s)
+
+    def press(self, now_s: float, *, without: ZygoteId | None = None) -> list[Out]:
+        """Memory is short: nothing is made ahead until `relax`, and the zygote `without` is given up."""
+        self.is_pressed = True
+        self._given_up |= {without} if without is not None else set()
+        return self._fit(now_s)
+
+    def relax(self, now_s: float) -> list[Out]:
+        """Memory is enough: what the policy wants is made again."""
+        self.is_pressed, self._given_up = False, frozenset()
+        return self._fit(now_s)
+
+    def expendable(self) -> list[ZygoteId]:
+        """Zygotes that are up or on their way, without base zygotes."""
+        alive = (ZygoteState.STARTING, ZygoteState.READY)
+        entries = self.zygotes.entries.values()
+        return [one.id for one in entries if one.state in alive and one.spec is not None and not _is_base(one.spec)]
+
+    def _affordable(self, spec: ZygoteSpec) -> bool:
+        return _is_base(spec) or (spec.id in self.zygotes.entries and spec.id not in self._given_up)
+
+    def _fit(self, now_s: float) -> list[Out]:
+        wanted = tuple(self._with_tenants(spec) for spec in self._wanted)
+        if self.is_pressed:
+            wanted = tuple(replace(spec, standbys=()) for spec in wanted if self._affordable(spec))
         if wanted == self._plan:
             return []
         self._plan = wanted
@@ -222,6 +251,10 @@ class Planner:
 
     def _live(self, spec: ZygoteSpec, known: LiveZygote) -> LiveZygote:
         return replace(known, functions=spec.functions, owner=spec.owner, tenants=spec.tenants)
+
+
+def _is_base(spec: ZygoteSpec) -> bool:
+    return spec.id == base_zygote_id(spec.runtime)
 
 
 def _found(message: ZygoteReady) -> ZygoteSpec:

@@ -61,6 +61,10 @@ class FunctionModel:
         """Whose zygotes it is planned into: its tenant's, or everyone's where everybody trusts all its packages."""
         return EVERYONE if self.environment is not None and self.packages == frozenset() else self.tenant
 
+    def note(self, kind: StartKind) -> str:
+        """What is to be told of a start of this kind: why no zygote helped it, if none may."""
+        return self.obstacle if kind is StartKind.COLD else ""
+
     def cost(self, distribution: str) -> ImportCost:
         """What importing one distribution takes; a guess where nothing was measured."""
         return self.costs.get(distribution, _UNUSED if self.costs else _GUESS)

@@ -32,7 +32,7 @@ class Pools:
         self._now_s = 0.0
         self._starts: dict[int, Start] = {}
         self._waiting = Waiting()
-        self._room = Room(limits, self._sandboxes, self._starts, self._waiting, self._idle)
+        self.room = Room(limits, self._sandboxes, self._starts, self._waiting, self._idle)
         self._sequence = 0
 
     @property
@@ -61,10 +61,7 @@ class Pools:
         """Make `spec` the current version, `shown` to the policy; idle sandboxes of another version are killed."""
         out = self._at(now_s)
         self.policy.put_function(shown or spec, now_s)
-        pool = self._pools.get(spec.name)
-        if pool is None:
-            self._pools[spec.name] = Pool(spec)
-            return out
+        pool = self._pools.setdefault(spec.name, Pool(spec))
         pool.spec = spec
         for sandbox in [one for one in pool.idle if one.version != spec.version]:
             self._kill(sandbox, "version", out)
@@ -103,15 +100,15 @@ class Pools:
         request = Request(request_id, self._sequence)
         if pool.idle and not pool.waiting:
             return [self._lease_idle(pool, request)]
-        self._room.refuse_if_short(pool)
+        self.room.refuse_if_short(pool)
         out: list[Decision] = []
         pool.waiting.append(request)
         self._waiting.note(pool)
         self._pump(pool, out)
-        if self._room.is_beyond_queue(pool):
+        if self.room.is_beyond_queue(pool):
             pool.waiting.pop()
             self._waiting.note(pool)
-            raise PoolExhaustedError(self._room.why_full(pool))
+            raise PoolExhaustedError(self.room.why_full(pool))
         return out
 
     def withdraw(self, request_id: InvocationId, name: FunctionName) -> bool:
@@ -146,13 +143,13 @@ class Pools:
             self._kill(sandbox, "ended", out)
         elif not pool.spec.reuse:
             self._kill(sandbox, "fresh", out)
-        elif self._room.is_owed(pool, sandbox_id):
+        elif self.room.is_owed(pool, sandbox_id):
             self._kill(sandbox, "evicted", out)
         else:
             self._make_idle(pool, sandbox, out)
             if self._waiting:
                 self._pump(pool, out)
-                if self._room.is_full:
+                if self.room.is_full:
                     self._pump_all(out)
         return out
 
@@ -244,7 +241,7 @@ class Pools:
         sandbox = self._sandboxes.pop(sandbox_id, None)
         if sandbox is None:
             return out
-        self._room.gone(sandbox_id)
+        self.room.gone(sandbox_id)
         if sandbox.state is State.IDLE:
             self._idle.remove(sandbox)
         pool = self._pools.get(sandbox.function)
@@ -286,7 +283,7 @@ class Pools:
     def set_shortage(self, reason: str, now_s: float) -> list[Decision]:
         """From now on no new sandboxes for this reason; '' takes it back, and who waits starts."""
         out = self._at(now_s)
-        self._room.shortage = reason
+        self.room.shortage = reason
         if not reason:
             self._pump_all(out)
         return out
@@ -332,18 +329,19 @@ class Pools:
             self._pump(pool, out)
 
     def _start(self, pool: Pool, source: Source, out: list[Decision]) -> None:
-        spec = pool.spec
-        self.policy.started(spec.name, source.kind, source.zygote, self._now_s)
+        spec, kind = pool.spec, source.kind
+        self.policy.started(spec.name, kind, source.zygote, self._now_s)
+        self.sources.note_use(source.zygote, self._now_s)
         if source.standby is None:
-            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, source.kind)
+            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, kind)
             self._starts[start.ticket] = start
             pool.starting.add(start.ticket)
             out.append(start)
             return
         self.sources.take_standby(source.standby)
-        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, source.kind)
-        sandbox.request = pool.waiting.popleft()
-        out.append(Lease(sandbox.request.id, sandbox.id, spec.name, spec.version, source.kind, assign=True))
+        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, kind)
+        sandbox.request = request = pool.waiting.popleft()
+        out.append(Lease(request.id, sandbox.id, spec.name, spec.version, kind, assign=True, note=spec.note(kind)))
 
     def _lease_idle(self, pool: Pool, request: Request) -> Lease:
         """The most recently used executor, else the most recently used helper (the paper's precedence)."""
@@ -354,7 +352,7 @@ class Pools:
         kind, thaw = sandbox.first_kind or StartKind.WARM, sandbox.frozen
         sandbox.first_kind, sandbox.frozen, sandbox.state = None, False, State.LEASED
         sandbox.request = request
-        return Lease(request.id, sandbox.id, sandbox.function, sandbox.version, kind, False, thaw)
+        return Lease(request.id, sandbox.id, sandbox.function, sandbox.version, kind, False, thaw, pool.spec.note(kind))
 
     def _adopt(
         self,
@@ -391,9 +389,9 @@ class Pools:
 
     def _has_room(self, pool: Pool, out: list[Decision]) -> bool:
         """Whether the function may get one more sandbox now; makes room at another's cost if it may later."""
-        if self._room.is_for(pool):
+        if self.room.is_for(pool):
             return True
-        victim = self._room.victim_for(pool)
+        victim = self.room.victim_for(pool)
         if victim is not None:
             self._kill(victim, "evicted", out)
         return False

@@ -87,6 +87,7 @@ class Sources:
         self._partial: dict[EnvironmentId, dict[ZygoteId, LiveZygote]] = {}
         self._meant: dict[FunctionName, dict[ZygoteId, LiveZygote]] = {}
         self._bases: dict[RuntimeName, dict[ZygoteId, LiveZygote]] = {}
+        self._used_s: dict[ZygoteId, float] = {}
 
     @property
     def zygotes(self) -> dict[ZygoteId, LiveZygote]:
@@ -100,17 +101,28 @@ class Sources:
 
     def add_zygote(self, zygote: LiveZygote) -> None:
         """A zygote is parked and can fork."""
+        used_s = self.used_s(zygote.id)
         self.remove_zygote(zygote.id)
+        self._used_s[zygote.id] = used_s
         self._zygotes[zygote.id] = zygote
         for index in self._indexes(zygote):
             index[zygote.id] = zygote
 
     def remove_zygote(self, zygote: ZygoteId) -> None:
         """A zygote cannot fork any more; its standbys are reported one by one."""
+        self._used_s.pop(zygote, None)
         known = self._zygotes.pop(zygote, None)
         if known is not None:
             for index in self._indexes(known):
                 index.pop(zygote, None)
+
+    def note_use(self, zygote: ZygoteId, now_s: float) -> None:
+        """A start came from it, by a standby or by a fork."""
+        self._used_s[zygote] = now_s
+
+    def used_s(self, zygote: ZygoteId) -> float:
+        """When that was last so; minus infinity: never."""
+        return self._used_s.get(zygote, float("-inf"))
 
     def _indexes(self, zygote: LiveZygote) -> list[dict[ZygoteId, LiveZygote]]:
         found = [self._covering.setdefault(one, {}) for one in zygote.environments]

@@ -67,6 +67,9 @@ class Zygotes:
         out: list[Action] = []
         wanted = {spec.id: spec for spec in specs}
         for entry in list(self.entries.values()):
+            if entry.spec is None and entry.state is ZygoteState.FAILED:
+                del self.entries[entry.id]  # it was not wanted any more: if it is again, it is tried anew
+                continue
             spec = wanted.pop(entry.id, None)
             retarget = spec is not None and entry.spec != spec
             entry.spec = spec

@@ -27,6 +27,7 @@ LEAVES = {
     "runtime.reaper",
     "runtime.suites",
     "runtime.trust",
+    "runtime.tokens",
 }
 INSIDE = {
     "runtime.frames",
@@ -36,6 +37,7 @@ INSIDE = {
     "runtime.fork.warm",
     "runtime.fork.measure",
     "runtime.fork.ownership",
+    "runtime.fork.manners",
 }
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
