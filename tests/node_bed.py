@@ -202,6 +202,7 @@ class Bed:
         environment: EnvironmentId | None = None,
         limits: Limits | None = None,
         environ: dict[str, str] | None = None,
+        egress: tuple[str, ...] = (),
     ) -> Assignment:
         return Assignment(
             function=FunctionName("test"),
@@ -211,6 +212,7 @@ class Bed:
             environment=environment,
             limits=limits or Limits(),
             environ=environ or {},
+            egress=egress,
         )
 
     # --- builds

@@ -202,6 +202,36 @@ def test_the_gateway_has_no_power(fresh: Daemon):
     assert status["NoNewPrivs"] == ["1"]
 
 
+def test_the_gateway_is_in_namespaces_of_its_own_and_sees_its_store_only(fresh: Daemon):
+    pid, daemon = fresh.gateway_pid(), fresh.process.pid
+    spaces = {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in ("mnt", "pid", "ipc", "uts", "net", "user")}
+    ours = {name: os.readlink(f"/proc/{daemon}/ns/{name}") for name in spaces}
+    assert {name for name in spaces if spaces[name] != ours[name]} == {"mnt", "pid", "ipc", "uts"}
+    root = Path(f"/proc/{pid}/root")
+    ways = {"opt", fresh.state.parts[1]}  # to the installation and to the store
+    assert set(os.listdir(root)) <= {"bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "sbin", "usr", *ways}
+    assert set(os.listdir(root / "etc")) <= {"ld.so.cache", "localtime"}
+    assert os.listdir(Path(f"{root}{fresh.state}")) == ["store"]
+    assert [name for name in os.listdir(root / "proc") if name.isdigit()] == ["1"]
+    assert not (root / "proc/sys").exists() and not (root / "proc/meminfo").exists()
+    mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    writable = {fields[4] for fields in mounts if "rw" in fields[5].split(",")}
+    assert writable == {f"{fresh.state}/store"}
+    assert all("nosuid" in fields[5].split(",") for fields in mounts)
+
+
+def test_the_gateway_is_filtered_bounded_and_not_dumpable(fresh: Daemon):
+    pid = fresh.gateway_pid()
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert status["Seccomp"].strip() == "2"
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in Path(f"/proc/{pid}/limits").read_text().splitlines()}
+    assert limits["Max core file size"] == limits["Max locked memory"] == limits["Max msgqueue size"] == ["0", "0"]
+    assert int(limits["Max processes"][1]) <= 256
+    assert os.stat(f"/proc/{pid}/environ").st_uid == 0, "its user cannot read or trace it"
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert {one.partition(b"=")[0] for one in variables if one} <= {b"PATH", b"LANG", b"TZ", b"TMPDIR", b"LC_CTYPE"}
+
+
 def test_pagurusd_has_one_thread_and_no_http(fresh: Daemon):
     assert fresh.process is not None
     assert len(os.listdir(f"/proc/{fresh.process.pid}/task")) == 1

@@ -50,8 +50,8 @@ class Running:
 
 
 async def until(claim: Callable[[], Any]) -> None:
-    """Wait until the claim holds, 5 s at most."""
-    async with asyncio.timeout(5):
+    """Wait until the claim holds, 30 s at most: a busy machine must not decide."""
+    async with asyncio.timeout(30):
         while not claim():
             await asyncio.sleep(0.001)
 

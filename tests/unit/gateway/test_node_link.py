@@ -42,7 +42,7 @@ class Node:
         self.socket.sendmsg([encode(message)], ancillary)
 
     async def settle(self, claim: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not claim():
                 await asyncio.sleep(0)
 

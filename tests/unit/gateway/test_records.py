@@ -114,7 +114,7 @@ def test_many_records_are_written_by_the_task(tmp_path: Path, monkeypatch):
             some = [ended(number) for number in range(module.BATCH_ROWS)]
             for one in some:
                 store.add(one)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while store._fresh or store._writing:
                     await asyncio.sleep(0.001)
             task.cancel()

@@ -64,7 +64,7 @@ class Peer:
 def with_peer(scenario: Callable[[Peer], object]) -> None:
     async def run() -> None:
         with Peer() as peer:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await scenario(peer)
 
     asyncio.run(run())

@@ -128,7 +128,7 @@ def staged(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Stage], Awaitabl
     async def run() -> None:
         stage = Stage(*there)
         monkeypatch.setattr(layer_builds, "BuilderProcess", SimpleNamespace(start=stage.start))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await scenario(stage)
         assert not stage.builds._making and not stage.layers.pinned
         assert all(each.ends[-1:] == ["close"] for each in stage.processes)
