@@ -42,6 +42,10 @@ class Conduct:
         found = {key: text.strip() for key, _, text in (line.partition(":") for line in lines)}
         blocked, ignored, caught = (int(found[name], 16) & ~_THREADING for name in ("SigBlk", "SigIgn", "SigCgt"))
         folder = proc / str(pid) / "fd"
+        descriptors = {}
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                descriptors[int(name)] = os.readlink(folder / name)
         return cls(
             threads=int(found["Threads"]),
             blocked=blocked,
@@ -49,7 +53,7 @@ class Conduct:
             caught=caught,
             umask=found.get("Umask", ""),
             own_bytes=int(found.get("RssAnon", "0 kB").split()[0]) * 1024,
-            descriptors={int(name): os.readlink(folder / name) for name in os.listdir(folder)},
+            descriptors=descriptors,
             processes=frozenset(processes),
         )
 

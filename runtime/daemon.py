@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import uvloop
 
-from runtime import bases, config, doctor, logs, protocol, tokens
+from runtime import bases, config, doctor, logs, places, protocol, tokens
 from runtime.config import Settings
 from runtime.errors import ConfigError, PagurusError, RequirementError
 from runtime.gateway_process import GatewayProcess
@@ -66,6 +66,7 @@ def main(
         logs.configure(settings.log_level)
         if os.geteuid() != 0:
             raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
+        places.check_file(config_path or config.DEFAULT_CONFIG_PATH)
         tokens.require(settings, tokens.load(tokens.file_of(settings)))
         checks = _require(settings, verbose=check)
         if check:
@@ -108,8 +109,8 @@ class _Lock:
         self._fd = -1
 
     def __enter__(self) -> None:
-        self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+        places.make(self._run_dir, 0o700)
+        places.make(self._path.parent, 0o711)  # the gateway and builders pass through to their own
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -61,10 +61,7 @@ class Pools:
         """Make `spec` the current version, `shown` to the policy; idle sandboxes of another version are killed."""
         out = self._at(now_s)
         self.policy.put_function(shown or spec, now_s)
-        pool = self._pools.get(spec.name)
-        if pool is None:
-            self._pools[spec.name] = Pool(spec)
-            return out
+        pool = self._pools.setdefault(spec.name, Pool(spec))
         pool.spec = spec
         for sandbox in [one for one in pool.idle if one.version != spec.version]:
             self._kill(sandbox, "version", out)
@@ -332,20 +329,19 @@ class Pools:
             self._pump(pool, out)
 
     def _start(self, pool: Pool, source: Source, out: list[Decision]) -> None:
-        spec = pool.spec
-        self.policy.started(spec.name, source.kind, source.zygote, self._now_s)
+        spec, kind = pool.spec, source.kind
+        self.policy.started(spec.name, kind, source.zygote, self._now_s)
         self.sources.note_use(source.zygote, self._now_s)
         if source.standby is None:
-            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, source.kind)
+            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, kind)
             self._starts[start.ticket] = start
             pool.starting.add(start.ticket)
             out.append(start)
             return
         self.sources.take_standby(source.standby)
-        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, source.kind)
+        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, kind)
         sandbox.request = request = pool.waiting.popleft()
-        where = (request.id, sandbox.id, spec.name, spec.version, source.kind)
-        out.append(Lease(*where, assign=True, note=spec.note(source.kind)))
+        out.append(Lease(request.id, sandbox.id, spec.name, spec.version, kind, assign=True, note=spec.note(kind)))
 
     def _lease_idle(self, pool: Pool, request: Request) -> Lease:
         """The most recently used executor, else the most recently used helper (the paper's precedence)."""

@@ -25,6 +25,7 @@ CONFIGURE_TIMEOUT_S = 120.0  # imports of large packages from a cold disk
 SPAWN_TIMEOUT_S = 15.0
 GO = b'{"kind": "go"}'
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_TEXT_MAX = 500  # of what a zygote says; it goes into a message to the gateway, which has a limit
 # One thread in every numeric library: a raw clone3 leaves the locks of others taken in the child.
 ENVIRON = {
     "HOME": "/tmp",  # noqa: S108  the zygote's own tmpfs
@@ -114,8 +115,8 @@ class ZygoteClient:
         try:
             return Imported(
                 {name: _finite(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
-                {name: str(answer["failed"][name])[:500] for name in imports if name in answer["failed"]},
-                {key: str(answer["uncovered"][key])[:500] for key in environments if key in answer["uncovered"]},
+                {name: str(answer["failed"][name])[:_TEXT_MAX] for name in imports if name in answer["failed"]},
+                {key: str(answer["uncovered"][key])[:_TEXT_MAX] for key in environments if key in answer["uncovered"]},
             )
         except _MALFORMED as error:
             raise RefusedError("the zygote sent a malformed report") from error
@@ -219,7 +220,7 @@ class ZygoteClient:
                 if not future.done():
                     future.set_result(descriptors.pop())
             elif kind in ("refused", "unfit"):
-                text = str(message["message"])[:500]
+                text = str(message["message"])[:_TEXT_MAX]
                 if not future.done():
                     future.set_exception(StartError("fork", text))
                 if kind == "unfit":
