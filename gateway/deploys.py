@@ -261,7 +261,7 @@ def _costs(payload: bytes, version: Version) -> dict[str, ImportCost]:
     """What the sandbox measured. It may lie: of its own environment only, and within what the check allows."""
     try:
         found = msgspec.json.decode(payload, type=dict[str, tuple[float, int]])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     names = {OWN_CODE, *(one.name for one in version.environment.distributions)} if version.environment else {OWN_CODE}
     return {

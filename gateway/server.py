@@ -20,6 +20,7 @@ from aiohttp import web
 
 from gateway.access import Access
 from gateway.api.app import make_server
+from gateway.api.connections import Connections
 from gateway.builds import Builds
 from gateway.decision_log import DecisionLog
 from gateway.deploys import Deploys
@@ -75,6 +76,7 @@ class Gateway:
         self._grace_s: float | None = None  # None: settings.drain_s
         self._exit_status = 0
         self.services: Services | None = None
+        self.admission: Connections | None = None
 
     async def run(self) -> int:
         """Serve until pagurusd goes, says Drain, or SIGTERM comes."""
@@ -99,7 +101,9 @@ class Gateway:
         records = RecordStore(database, settings.records_kept)
         services = self.services = self._wire(welcome, settings, database, records)
         services.registry.load()
-        runner = web.ServerRunner(make_server(services, store_dir), shutdown_timeout=SHUTDOWN_S)
+        server = make_server(services, store_dir)
+        self.admission = server.admission
+        runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(records.run()), group.create_task(self._tick(services))]

@@ -35,6 +35,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     listen: str = "127.0.0.1:8080"
     auth: str = "auto"  # tokens: needed off loopback and where there are any; or "always"
     hosts: tuple[str, ...] = ()  # names that requests may come under, beside addresses
+    head_timeout_s: float = 20.0  # until a request's head is whole
+    body_timeout_s: float = 30.0  # from then until an invocation's parameter is
+    upload_timeout_s: float = 600.0  # the same of a deploy
+    write_timeout_s: float = 30.0  # a client that reads none of its answer for so long is cut off
+    keep_alive_s: float = 75.0  # of a connection without a request
+    header_bytes: int = 8190  # of a request's first line, and of each header
+    headers_max: int = 100
+    connections_max: int = 4096
+    connections_per_address: int = 512  # of one that is not loopback
     gateway_user: str = "pagurus"
     builder_user: str = "pagurus-build"
     cgroup_parent: str = "pagurus"  # below each hierarchy's root, or below our own when delegated
@@ -138,7 +147,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     if "policy_options" in found:
         try:
             found["policy_options"] = msgspec.json.decode(found["policy_options"], type=dict[str, Any])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ConfigError(f"PAGURUS_POLICY_OPTIONS is no JSON object: {error}") from error
     return found
 
@@ -151,13 +160,14 @@ def _check(settings: Settings) -> None:
         directory = getattr(settings, name)
         if not os.path.isabs(directory) or ":" in directory or "," in directory:
             raise ConfigError(f"{name} is {directory!r}: it must be absolute, without ':' and ','")
-    for name in ("zygotes_max", "sandboxes_max", "function_concurrency", "builds_at_once"):
+    for name in ("zygotes_max", "sandboxes_max", "function_concurrency", "builds_at_once", "headers_max"):
         if getattr(settings, name) < 1:
             raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
     _check_sdists(settings)
     _check_egress(settings)
     _check_memory(settings)
     _check_trusted(settings)
+    _check_connections(settings)
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:
         raise ConfigError(f"uid_base {settings.uid_base} and zygotes_max leave the range 65536..2147483647")
     if settings.default_runtime and settings.default_runtime not in SUITES:
@@ -180,6 +190,17 @@ def _check_trusted(settings: Settings) -> None:
         if not NORMALISED_NAME_PATTERN.fullmatch(name):
             hint = "the normalised name of one distribution, such as scikit-learn"
             raise ConfigError(f"trusted_packages has {name!r}", hint=hint)
+
+
+def _check_connections(settings: Settings) -> None:
+    for name in ("head_timeout_s", "body_timeout_s", "upload_timeout_s", "write_timeout_s", "keep_alive_s"):
+        if not 0 < getattr(settings, name) <= 86400:
+            raise ConfigError(f"{name} is {getattr(settings, name):g}: it must be above 0 and at most a day")
+    for name in ("connections_max", "connections_per_address"):
+        if getattr(settings, name) < 1:
+            raise ConfigError(f"{name} is {getattr(settings, name)}: it must be at least 1")
+    if not 256 <= settings.header_bytes <= 65536:
+        raise ConfigError(f"header_bytes is {settings.header_bytes}: it must be 256 to 65536")
 
 
 def _check_sdists(settings: Settings) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import uvloop
 
-from runtime import bases, config, doctor, logs, protocol, tokens
+from runtime import bases, config, doctor, logs, places, protocol, tokens
 from runtime.config import Settings
 from runtime.errors import ConfigError, PagurusError, RequirementError
 from runtime.gateway_process import GatewayProcess
@@ -64,11 +64,14 @@ def main(
     try:
         settings = config.load(config_path, os.environ, overrides)
         logs.configure(settings.log_level)
+        if os.geteuid() != 0:
+            raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
+        places.check_file(config_path or config.DEFAULT_CONFIG_PATH)
+        tokens.require(settings, tokens.load(tokens.file_of(settings)))
         checks = _require(settings, verbose=check)
         if check:
             return
         with _Lock(Path(settings.run_dir), Path(settings.state_dir)):
-            tokens.require(settings, tokens.load(tokens.file_of(settings)))
             uvloop.run(_Daemon(settings, checks).run())
     except PagurusError as error:
         _complain(error)
@@ -83,8 +86,6 @@ def _complain(error: PagurusError) -> None:
 
 def _require(settings: Settings, *, verbose: bool) -> tuple[protocol.Check, ...]:
     """The checks of `pagurus doctor`; raises RequirementError when one that is required fails."""
-    if os.geteuid() != 0:
-        raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
     checks = doctor.run_checks(settings)
     for one in checks:
         if verbose:
@@ -108,8 +109,8 @@ class _Lock:
         self._fd = -1
 
     def __enter__(self) -> None:
-        self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+        places.make(self._run_dir, 0o700)
+        places.make(self._path.parent, 0o711)  # the gateway and builders pass through to their own
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,6 +265,8 @@ def _listener(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # What the kernel holds for a client that has stopped reading or has gone; connections inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(settings.write_timeout_s * 1000)))
     try:
         listener.bind((host, port))
     except OSError as error:

@@ -103,5 +103,6 @@ def _node_id(state_dir: Path) -> str:
         return path.read_text().strip()
     beside = path.with_name(".node-id")
     beside.write_text(f"n{secrets.token_hex(4)}\n")
+    beside.chmod(0o600)
     os.rename(beside, path)
     return path.read_text().strip()

@@ -357,7 +357,7 @@ def decode_to_daemon(packet: bytes) -> ToDaemon:
     """What a gateway sent. Raises ProtocolError."""
     try:
         return _to_daemon.decode(packet)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"cannot decode a message of the gateway: {error}") from error
 
 
@@ -365,5 +365,5 @@ def decode_to_gateway(packet: bytes) -> ToGateway:
     """What pagurusd sent. Raises ProtocolError."""
     try:
         return _to_gateway.decode(packet)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"cannot decode a message of pagurusd: {error}") from error

@@ -97,9 +97,12 @@ def start_base_builder(
 
 def _user(name: str) -> pwd.struct_passwd:
     try:
-        return pwd.getpwnam(name)
+        record = pwd.getpwnam(name)
     except KeyError:
         raise RequirementError(f"there is no user {name!r}", hint="run scripts/setup") from None
+    if record.pw_uid == 0 or record.pw_gid == 0:
+        raise RequirementError(f"user {name!r} is root, or of its group", hint="name one without any power")
+    return record
 
 
 def _become(record: pwd.struct_passwd) -> None:
@@ -130,6 +133,7 @@ def _start(
             os.dup2(fd, index)
         syscalls.close_range(len(high))
         become(steps)
+        identity.leave_keyrings()
         identity.forbid_new_privileges()
         identity.die_with_parent()
         os.umask(0o022)

@@ -82,6 +82,8 @@ FSMOUNT_CLOEXEC = 1
 _NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT = 428, 429, 430, 431, 432
 _NR_CLONE3, _NR_CLOSE_RANGE, _NR_MOUNT_SETATTR = 435, 436, 442
 _NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
+_NR_KEYCTL = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), -1)
+_KEYCTL_JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -89,6 +91,7 @@ _libc.unshare.argtypes = [ctypes.c_int]
 _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.syncfs.argtypes = [ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+_libc.setdomainname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syscall.restype = ctypes.c_long
@@ -151,6 +154,17 @@ def syncfs(path: str | os.PathLike[str]) -> None:
 def set_parent_death_signal(number: int) -> None:
     """The caller gets this signal when the thread that forked it ends; PR_SET_PDEATHSIG, prctl(2)."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0), "prctl", "PR_SET_PDEATHSIG")
+
+
+def join_session_keyring() -> None:
+    """Give the caller a new session keyring, empty and without a name; keyctl(2)."""
+    _check(_call(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl", "KEYCTL_JOIN_SESSION_KEYRING")
+
+
+def setdomainname(name: str) -> None:
+    """The NIS domain of the caller's UTS namespace; setdomainname(2)."""
+    text = os.fsencode(name)
+    _check(_libc.setdomainname(text, len(text)), "setdomainname", name)
 
 
 def clone_sibling() -> int:

@@ -169,7 +169,8 @@ class ZygoteHost:
             command = client.command(f"/usr/bin/{self.runtime}", self._parts.module)
             launched = await self._namespace.launch(command, client.ENVIRON, control=theirs)
         self._client = ZygoteClient(packets.PacketSocket(ours), launched.pid, launched.pidfd, self._parts.reaper)
-        self._forking = Forking(self._client, self._parts.reaper, partial(self._watch, self))
+        watch = partial(self._watch, self)
+        self._forking = Forking(self._client, self._parts.reaper, watch, first_uid=self._first_uid)
         self._parts.reaper.watch(launched.pid, self._zygote_exited)
         assert self._cgroup is not None and self._parent is not None
         limit_bytes = self._parts.settings.zygote_memory_bytes

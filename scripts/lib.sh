@@ -1,5 +1,6 @@
 # Shell functions that setup, run, test and uninstall share. Sourced, never run.
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # what is set here is used by those who source it
 
 readonly PREFIX=${PAGURUS_PREFIX:-/opt/pagurus}
 readonly STATE_DIR=${PAGURUS_STATE_DIR:-/var/lib/pagurus}
@@ -55,6 +56,21 @@ need_absolute() {
     esac
 }
 
+# need_packages PACKAGE...: installs by apt those that are missing.
+need_packages() {
+    local missing=() have package
+    have=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
+    for package in "$@"; do
+        grep -qx "installed $package" <<<"$have" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "Debian packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    # A machine that has just booted may be upgrading itself: wait for its lock.
+    step 'reading the package lists' apt-get -o DPkg::Lock::Timeout=300 update
+    step "installing ${#missing[@]} packages" apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
+}
+
 # Shows that a step still runs, and what it says last: a changing line on a terminal, a line each 10 s elsewhere.
 _tick() {
     local message=$1 log=$2 started=$SECONDS last='' pause
@@ -80,7 +96,16 @@ _end_step() {
     _step_ticker='' _step_log=''
 }
 
+# watch_step MESSAGE FILE: shows that something still runs, and the end of a file, until the next step or watch, or _end_step.
+watch_step() {
+    _end_step
+    [ -t 1 ] || say "  $1 …"
+    _tick "$1" "$2" &
+    _step_ticker=$!
+}
+
 # step MESSAGE COMMAND...: runs a command with its output in a log file, which is shown when it fails.
+# NEXT_STEP, where the caller has set it, is said then, too.
 # Not to be called in a condition: `set -e` would then be off inside the command.
 step() {
     local message=$1 status started=$SECONDS
@@ -101,6 +126,7 @@ step() {
     if [ "$status" != 0 ]; then
         printf '%s: failed (status %d): %s; the end of what it said:\n' "${0##*/}" "$status" "$message" >&2
         tail -n 40 "$_step_log" | sed 's/^/  | /' >&2
+        [ -z "${NEXT_STEP-}" ] || printf '  next step: %s\n' "$NEXT_STEP" >&2
         exit 1
     fi
     _end_step

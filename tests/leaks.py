@@ -1,20 +1,25 @@
 """The leak check: what the kernel and the disk hold of ours before a test must be all that they hold after it.
 
-Looks at processes (descendants, those in our cgroups, those with a uid of our ranges), mounts and named network
-namespaces, cgroups of every hierarchy, descriptors of the calling process, and the store's folders of rubbish.
+Looks at processes (descendants, those in our cgroups, those with a uid of our ranges), mounts, named network
+namespaces, ports and tables of nftables, cgroups of every hierarchy, descriptors of the calling process, and the
+store's folders of rubbish.
 """
 
 import contextlib
 import itertools
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from tests.slowness import patience_s
+
 FIRST_UID = 0x50000000  # no other node of this machine uses the uids from here on
 UIDS = 64 * 65536  # of one node: zygotes_max ranges
-RETRY_FOR_S = 5.0  # the kernel ends namespaces and cgroups after their last process
+RETRY_FOR_S = patience_s(5.0)  # the kernel ends namespaces and cgroups after their last process
 RETRY_EVERY_S = 0.02
 others: set[int] = set()  # pids of daemons that live on beside a test: they and their children are not its leaks
 SLOTS = 96  # ranges of uids for nodes that live at once
@@ -82,6 +87,8 @@ class Holdings:
     descendants: frozenset[str]
     mounts: frozenset[str]
     network_names: frozenset[str]
+    network_links: frozenset[str]
+    network_rules: frozenset[str]
     descriptors: frozenset[str]
 
     @classmethod
@@ -91,6 +98,8 @@ class Holdings:
             descendants=frozenset(f"{pid} {_command(pid)}" for pid in descendants(os.getpid())),
             mounts=frozenset(line.split(" ", 1)[1] for line in mounts),
             network_names=frozenset(os.listdir("/run/netns") if os.path.isdir("/run/netns") else ()),
+            network_links=frozenset(name for _, name in socket.if_nameindex() if name.startswith("pg")),
+            network_rules=frozenset(_tables()),
             descriptors=frozenset(descriptors()),
         )
 
@@ -137,6 +146,13 @@ def descriptors() -> Iterator[str]:
             target = os.readlink(f"/proc/self/fd/{name}")
             if not target.startswith(f"/proc/{os.getpid()}/fd"):
                 yield f"{name} {target}"
+
+
+def _tables() -> Iterator[str]:
+    """Tables of nftables that are a node's, in this network namespace."""
+    if os.path.exists("/usr/sbin/nft"):
+        listed = subprocess.run(["/usr/sbin/nft", "list", "tables"], capture_output=True, text=True, check=False)
+        yield from (line for line in listed.stdout.splitlines() if " pagurus_" in line)
 
 
 def _statuses() -> Iterator[tuple[int, dict[str, int]]]:

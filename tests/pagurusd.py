@@ -19,11 +19,13 @@ from typing import Any
 
 from tests import leaks
 from tests.leaks import Scope
+from tests.slowness import patience_s
 
 BIN = Path(sys.executable).parent
-READY_S = 30.0
-STOP_S = 30.0
-WAIT_S = 30.0
+READY_S = patience_s(30.0)
+STOP_S = patience_s(30.0)
+WAIT_S = patience_s(30.0)
+CLI_S = patience_s(120.0)
 WAIT_EVERY_S = 0.02
 BOUNDARY = "pagurus-test-boundary"
 
@@ -140,7 +142,7 @@ class Daemon:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience_s(120))
         try:
             connection.request(method, path, body=body, headers=headers or {})
             response = connection.getresponse()
@@ -154,7 +156,7 @@ class Daemon:
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         return self.request("PUT", f"/v1/functions/{name}", body, headers)
 
-    def deploy(self, name: str, source: str | dict[str, str], **settings: Any) -> dict[str, Any]:
+    def deploy(self, name: str, source: str | dict[str, str] | Path, **settings: Any) -> dict[str, Any]:
         """Deploy source text, which must succeed."""
         answer = self.put(name, archive(source), **settings)
         assert answer.status in (200, 201), answer.body.decode()
@@ -196,7 +198,7 @@ class Daemon:
 
     def cli(self, *arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [BIN / "pagurus", "--url", f"http://127.0.0.1:{self.port}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=120, check=False)
+        return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=CLI_S, check=False)
 
     def gateway_pid(self) -> int:
         """Of the gateway that runs now."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gateway.access import Needs
+from gateway.api.connections import ConnectionLimits
 from gateway.api.functions import FunctionRoutes
 from gateway.api.garbage import GarbageRoutes
 from gateway.api.http import HostGuard, Route, Router, Server
@@ -58,4 +59,4 @@ def make_server(services: Services, store_dir: Path) -> Server:
     """The HTTP server, not listening yet."""
     host, _ = listen_address(services.settings)
     guard = HostGuard(host, services.settings.hosts, is_local=is_loopback(services.settings))
-    return Server(make_router(services, store_dir), guard, services.access)
+    return Server(make_router(services, store_dir), guard, services.access, ConnectionLimits.of(services.settings))

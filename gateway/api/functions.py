@@ -58,6 +58,7 @@ class FunctionRoutes:
         settings, archive = await read_deploy(
             request,
             upload_bytes=services.settings.upload_bytes,
+            timeout_s=services.settings.upload_timeout_s,
             store_dir=self._store_dir,
             runtimes=services.runtimes,
         )

@@ -4,12 +4,10 @@ aiohttp's low-level server, without its application layer: one dictionary step a
 router, middlewares and signals, which cost as much as a whole warm invocation.
 """
 
-import asyncio
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -17,14 +15,12 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway.access import Access, AccessError, Needs
 from gateway.api import problems
+from gateway.api.connections import ConnectionLimits, Connections, ProblemHandler
 from gateway.invocation import Failure
 from runtime.errors import PagurusError
 
 log = logging.getLogger(__name__)
 
-FIRST_REQUEST_TIMEOUT_S = 20.0
-KEEP_ALIVE_S = 75.0
-LINGERING_S = 3.0  # read and drop the rest of a refused body, so that the client sees the answer
 HOSTS_CACHED_MAX = 64
 SAFE_METHODS = ("GET", "HEAD")
 FOREIGN_SITES = ("cross-site", "same-site")  # Fetch Metadata: what browsers say of a page that asks another origin
@@ -134,60 +130,19 @@ class HostGuard:
             return False
 
 
-class ProblemHandler(RequestHandler):
-    """One connection: its protocol errors are problem documents, and it must ask something soon."""
-
-    __slots__ = ("_first_request_timer",)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        loop = asyncio.get_running_loop()
-        self._first_request_timer = loop.call_later(FIRST_REQUEST_TIMEOUT_S, self._close_if_silent)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._first_request_timer.cancel()
-        super().connection_lost(exc)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("request failed", exc_info=exc)
-            failure = Failure(word="internal", detail="the gateway failed; its log has the reason")
-        else:
-            failure = Failure(word="bad-request", detail=str(message or exc or "malformed HTTP")[:300])
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer had begun: it cannot become a problem document")
-        response = problems.respond(failure)
-        response.force_close()
-        return response
-
-    def _close_if_silent(self) -> None:
-        if self._request_count == 0:
-            self.force_close()
-
-
 class Server(web.Server):
     """Serves `router` behind `guard`."""
 
-    def __init__(self, router: Router, guard: HostGuard, access: Access) -> None:
+    def __init__(self, router: Router, guard: HostGuard, access: Access, limits: ConnectionLimits) -> None:
         super().__init__(self._dispatch)
         self._router = router
         self._guard = guard
         self._access = access
+        self._limits = limits
+        self.admission = Connections(limits.connections_max, limits.connections_per_address)
 
     def __call__(self) -> RequestHandler:
-        return ProblemHandler(
-            self,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEP_ALIVE_S,
-            lingering_time=LINGERING_S,
-            access_log=None,  # type: ignore[arg-type]
-        )
+        return ProblemHandler(self, self._limits, self.admission)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         try:

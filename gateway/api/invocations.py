@@ -38,7 +38,9 @@ class InvocationRoutes:
         version = self._services.fleet.current(function.name)
         if version.secrets.unreadable is not None:
             raise problems.unreadable_secrets(version.secrets.unreadable)
-        payload = await read_parameter(request, version.limits.request_bytes)
+        payload = await read_parameter(
+            request, version.limits.request_bytes, timeout_s=self._services.settings.body_timeout_s
+        )
         invocation = await self._services.fleet.invoke(version, payload)
         headers = {
             "X-Pagurus-Invocation-Id": invocation.id,

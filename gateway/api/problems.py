@@ -55,6 +55,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "queue-full": (429, "Too many requests wait already"),
     "start-failed": (503, "No sandbox could be started"),
     "memory-short": (503, "The node is short of memory"),
+    "too-many-connections": (503, "Too many connections are open"),
     "draining": (503, "The node is stopping"),
     "node-busy": (503, "The node's daemon did not answer in time"),
     "not-ready": (503, "The node is not ready yet"),
@@ -90,7 +91,7 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
         "type": TYPE_PREFIX + failure.word,
         "title": title,
         "status": status or usual,
-        "detail": failure.detail,
+        "detail": _plain(failure.detail),
     }
     if failure.hint:
         found["hint"] = failure.hint
@@ -99,6 +100,11 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
     if failure.error is not None:
         found["error"] = user_error(failure.error)
     return found
+
+
+def _plain(text: str) -> str:
+    """Text that can be sent: headers that are not UTF-8 come with half characters, and some details quote them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def user_error(error: UserError) -> dict[str, str]:

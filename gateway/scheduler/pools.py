@@ -61,10 +61,7 @@ class Pools:
         """Make `spec` the current version, `shown` to the policy; idle sandboxes of another version are killed."""
         out = self._at(now_s)
         self.policy.put_function(shown or spec, now_s)
-        pool = self._pools.get(spec.name)
-        if pool is None:
-            self._pools[spec.name] = Pool(spec)
-            return out
+        pool = self._pools.setdefault(spec.name, Pool(spec))
         pool.spec = spec
         for sandbox in [one for one in pool.idle if one.version != spec.version]:
             self._kill(sandbox, "version", out)

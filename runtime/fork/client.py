@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import os
 import signal
 from collections import deque
@@ -24,7 +25,8 @@ CONFIGURE_TIMEOUT_S = 300.0  # all imports, of large packages from a cold disk
 IMPORT_TIMEOUT_S = 60.0  # one of them: what a deploy's check takes for all
 SPAWN_TIMEOUT_S = 15.0
 GO = b'{"kind": "go"}'
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_TEXT_MAX = 500  # of what a zygote says; it goes into a message to the gateway, which has a limit
 # One thread in every numeric library: a raw clone3 leaves the locks of others taken in the child.
 ENVIRON = {
     "HOME": "/tmp",  # noqa: S108  the zygote's own tmpfs
@@ -119,9 +121,9 @@ class ZygoteClient:
             raise RefusedError(f"the imports {' and '.join(faults)}"[:500])
         try:
             return Imported(
-                {name: float(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
-                {name: str(answer["failed"][name])[:500] for name in imports if name in answer["failed"]},
-                {key: str(answer["uncovered"][key])[:500] for key in environments if key in answer["uncovered"]},
+                {name: _finite(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
+                {name: str(answer["failed"][name])[:_TEXT_MAX] for name in imports if name in answer["failed"]},
+                {key: str(answer["uncovered"][key])[:_TEXT_MAX] for key in environments if key in answer["uncovered"]},
             )
         except _MALFORMED as error:
             raise RefusedError("the zygote sent a malformed report") from error
@@ -229,7 +231,7 @@ class ZygoteClient:
                 if not future.done():
                     future.set_result(descriptors.pop())
             elif kind in ("refused", "unfit"):
-                text = str(message["message"])[:500]
+                text = str(message["message"])[:_TEXT_MAX]
                 if not future.done():
                     future.set_exception(StartError("fork", text))
                 if kind == "unfit":
@@ -291,3 +293,11 @@ class ZygoteClient:
             if not future.done():
                 future.set_exception(StartError("fork", "the zygote has ended"))
         self._waiting.clear()
+
+
+def _finite(value: Any) -> float:
+    """Milliseconds that a zygote says. Raises ValueError, TypeError, OverflowError."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number

@@ -8,6 +8,7 @@ grace period of RCU, twenty times as long. It goes with the namespace.
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from runtime.syscalls import CloneFlag
 
 INSIDE = "eth0"
 _TRIES_MAX = 64  # numbers that a namespace which has not gone yet, or another node, may hold
+_ACTIVE_TRIES, _ACTIVE_EVERY_S = 50, 0.0002
 _EVERYWHERE = IPv4Network("0.0.0.0/0")
 
 
@@ -67,6 +69,7 @@ class Ports:
                 )
             finally:
                 within.close()
+            self._wait_active(port)
         except BaseException:
             self.cut(port)
             raise
@@ -121,6 +124,13 @@ class Ports:
             self._used.add(number)
             return port
         raise OSError(errno.EADDRINUSE, f"no free address in {self._subnet}")
+
+    def _wait_active(self, port: Port) -> None:
+        """Answers to the function's first packet would be lost, and that costs TCP a second."""
+        for _ in range(_ACTIVE_TRIES):
+            if self._netlink.is_active(port.index):
+                return
+            time.sleep(_ACTIVE_EVERY_S)
 
     def _open(self, port: Port) -> None:
         _write(f"/proc/sys/net/ipv6/conf/{port.name}/disable_ipv6", "1")

@@ -17,6 +17,7 @@ _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 17, 18, 20, 22  # linux/r
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _MAIN, _STATIC, _SCOPE_LINK, _SCOPE_NOWHERE, _UNICAST = 254, 4, 253, 255, 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 1, 3, 4, 18  # linux/if_link.h
+_IFLA_OPERSTATE, _OPERSTATE_UP = 16, b"\6"  # linux/if.h: IF_OPER_UP
 _IFLA_GROUP, _IFLA_NET_NS_FD, _INFO_KIND, _INFO_DATA, _VETH_PEER = 27, 28, 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2  # linux/if_addr.h
 _RTA_DST, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 9, 15
@@ -66,6 +67,18 @@ class Netlink:
                     waiting -= 1
         if failed:
             raise OSError(failed, os.strerror(failed))
+
+    def is_active(self, index: int) -> bool:
+        """Whether a link that is up sends by now: one whose other end came up later is told so by a kernel thread.
+
+        From Linux 6.8 on the question itself makes it so.
+        """
+        self._socket.send(_message(_GETLINK, _REQUEST, _LINK.pack(0, 0, index, 0, 0)))
+        ((kind, body),) = _split(self._socket.recv(1 << 18))
+        if kind == _ERROR:
+            number = -struct.unpack_from("=i", body)[0]
+            raise OSError(number, os.strerror(number))
+        return _attributes(body[_LINK.size :]).get(_IFLA_OPERSTATE) == _OPERSTATE_UP
 
     def links(self) -> list[Link]:
         """All interfaces."""

@@ -243,7 +243,7 @@ def _phases_ms(report: bytes) -> dict[str, float]:
         if message["kind"] == "failed":
             raise StartError(str(message["step"])[:40], os.strerror(int(message["errno"])))
         return {name: int(message["ns"][name]) / 1e6 for name in _PHASES if name in message["ns"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise StartError("fork", "the helper sent a malformed report") from error
 
 
@@ -305,7 +305,7 @@ async def prepare(
     """
     made: list[int] = []
     own = [
-        Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "dev/shm", "shm"),
+        Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes, executable=False), "dev/shm", "shm"),
         Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "tmp", "tmp"),
     ]
     try:

@@ -109,9 +109,8 @@ GROUPS = (
     Group(
         "ipc",
         Answer.ALLOW,
-        "System V and POSIX objects live in the sandbox's own ipc namespace, and their memory is charged to its cgroup",
-        """shmget shmat shmctl shmdt semget semop semtimedop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink
-        mq_timedsend mq_timedreceive mq_notify mq_getsetattr""",
+        "System V objects live in the sandbox's own ipc namespace, and their memory is charged to its cgroup",
+        """shmget shmat shmctl shmdt semget semop semtimedop semctl msgget msgsnd msgrcv msgctl""",
     ),
     Group(
         "checked",
@@ -172,6 +171,12 @@ GROUPS = (
         Answer.ENOSYS,
         "unused by Python, glibc does it with threads",
         """io_setup io_destroy io_getevents io_submit io_cancel io_pgetevents""",
+    ),
+    Group(
+        "message queues",
+        Answer.ENOSYS,
+        "the bytes of POSIX queues count for root of the host, across all sandboxes (RLIMIT_MSGQUEUE is 0 as well)",
+        """mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr""",
     ),
     Group(
         "new",

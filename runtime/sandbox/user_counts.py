@@ -6,20 +6,20 @@ first uid owns its namespace, and each uid in it may have a small part only.
 """
 
 import os
-import resource
 
 import prctl
 
 # Of each uid of the namespace (user_namespaces(7)); the host's own limit, mostly 128 inotify instances, then holds
 # for all sandboxes of one zygote together.
-_NAMESPACE_LIMITS = {
+NAMESPACE_LIMITS = {
     "max_user_namespaces": 0,
+    "max_time_namespaces": 0,
+    **{f"max_{kind}_namespaces": 8192 for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts")},
     "max_inotify_instances": 16,
     "max_inotify_watches": 4096,
     "max_fanotify_groups": 0,
     "max_fanotify_marks": 0,
 }
-SIGNALS_MAX = 1024  # queued signals and POSIX timers of one uid; the default is tens of thousands
 
 
 def own_namespaces_as(uid: int) -> None:
@@ -28,21 +28,14 @@ def own_namespaces_as(uid: int) -> None:
     os.setresuid(-1, uid, -1)
 
 
-def limit_namespace() -> None:
+def limit_namespaces() -> None:
     """Write the limits of the caller's user namespace; /proc is its own. What a kernel lacks it does not count."""
-    for name, limit in _NAMESPACE_LIMITS.items():
+    for name, limit in NAMESPACE_LIMITS.items():
         try:
             _write(f"/proc/sys/user/{name}", str(limit))
         except FileNotFoundError:
             if name == "max_user_namespaces":
                 raise
-
-
-def limit_process() -> None:
-    """Limits of the calling process and all that it forks."""
-    resource.setrlimit(resource.RLIMIT_SIGPENDING, (SIGNALS_MAX, SIGNALS_MAX))
-    # One queue of the usual size takes a tenth of what all sandboxes of a zygote have together.
-    resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
 
 
 def _write(path: str, text: str) -> None:

@@ -114,6 +114,7 @@ class UserNamespace:
         self._outer.join_self()
         entries = self._cgroup.open_entries()
         keeper = os.pidfd_open(parent)
+        identity.be_the_first_to_die()
         steps("unshare user")
         user_counts.own_namespaces_as(self.first_uid)
         syscalls.unshare(CloneFlag.NEWUSER)
@@ -124,6 +125,8 @@ class UserNamespace:
         identity.become_namespace_root()
         steps("unshare")
         syscalls.unshare(_ALL & ~CloneFlag.NEWUSER)
+        identity.leave_keyrings()
+        name_machine("zygote")
         steps("clone init")
         pid = syscalls.clone_sibling()
         if pid:
@@ -148,7 +151,7 @@ class UserNamespace:
         targets = [*(a.target for a in tree), "proc"]
         nsbuilder.attach_tree(self._anchor, targets, [*(a.fd for a in tree), proc], steps)
         steps("limits of the user namespace")
-        user_counts.limit_namespace()
+        user_counts.limit_namespaces()
         children.redirect_standard_streams()
         end.send(b"{}")
         syscalls.close_range(3)
@@ -205,9 +208,11 @@ class UserNamespace:
         """Body of L, and of the program up to its exec."""
         steps("cgroup")
         self._cgroup.join_self()
+        identity.be_the_first_to_die()
         steps("enter namespaces")
         syscalls.setns(self.init_pidfd, _ALL)
         identity.become_namespace_root()
+        identity.leave_keyrings()
         steps("clone")
         pid = syscalls.clone_sibling()
         if pid:
@@ -222,8 +227,7 @@ class UserNamespace:
             children.redirect_standard_streams()
             os.dup2(control.fileno(), 3)
             syscalls.close_range(4)
-            identity.set_resource_limits()  # only now: pagurusd may have more open than the limit, and all was copied
-            user_counts.limit_process()
+            identity.confine_resources()  # only now: pagurusd may have more open than the limit, and all was copied
             os.chdir("/")
             identity.keep_capabilities(frozenset(Capability))
             os.execve(program[0], list(program), environ)
@@ -278,6 +282,12 @@ async def _born(channel: PacketSocket, what: str) -> tuple[int, list[int]]:
     answers = [await children.answer(channel, what), await children.answer(channel, what)]
     pid = next(int(str(message["pid"])) for message, _ in answers if "pid" in message)
     return pid, [fd for _, descriptors in answers for fd in descriptors]
+
+
+def name_machine(name: str) -> None:
+    """Names of the caller's UTS namespace instead of the host's, which it was copied from."""
+    socket.sethostname(name)
+    syscalls.setdomainname("(none)")
 
 
 def _write(path: str, text: str) -> None:

@@ -12,6 +12,7 @@ from runtime.frames import FrameKind
 from runtime.model import MIB, Limits
 from runtime.sandbox.cgroup import CgroupTree
 from tests.node_bed import Bed, in_node
+from tests.slowness import patience_s
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -151,7 +152,7 @@ async def test_what_an_earlier_run_left_is_found_deepest_first_and_can_be_remove
         cgroup.kill()
     ended = await bed.parts.reaper.wait(pid)
     assert ended.signal == signal.SIGKILL
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience_s(5)):
         for cgroup in found:
             while not cgroup.try_remove():
                 await asyncio.sleep(0.005)

@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 
-from .attacker import Target, attack, each
+from .attacker import Target, attack, attempt
 
 _HEADER = struct.Struct("!HBBIII")
 _MAGIC, _RESULT, _ERROR, _PONG = 0x5067, 17, 18, 19
@@ -105,13 +105,13 @@ def half_a_reply(target: Target):
     return _send_and_wait(_frame(target, b'"half', length=1000))
 
 
-@attack(gain="a sandbox that the gateway forgets", answer=_CRASHED)
+@attack(gain="a sandbox that the gateway forgets", answer=_TIMED_OUT)
 def close_the_socket_and_stay(target: Target):
     os.close(4)
     time.sleep(60)
 
 
-@attack(gain="a sandbox that the gateway forgets", answer=_CRASHED)
+@attack(gain="a sandbox that the gateway forgets", answer=_TIMED_OUT)
 def shut_the_socket_down_and_stay(target: Target):
     with socket.socket(fileno=os.dup(4)) as end:
         end.shutdown(socket.SHUT_RDWR)
@@ -129,10 +129,9 @@ def pass_descriptors_to_the_gateway(target: Target):
     os._exit(0)
 
 
-@attack(gain="pagurusd's ear, or the zygote's", seen=["EBADF", "EPIPE"])
+@attack(gain="pagurusd's ear, or the zygote's", seen=["/dev/null", "EPIPE"])
 def write_to_inherited_descriptors(target: Target):
-    seen = each(**{str(fd): lambda fd=fd: os.write(fd, b'{"kind":"parked","ns":{}}') for fd in (0, 3)})
-    return [seen["0"], seen["3"]]
+    return [os.readlink("/proc/self/fd/0"), attempt(lambda: os.write(3, b'{"kind":"parked","ns":{}}'))]
 
 
 @attack(gain="other descriptors than its five", seen=[])

@@ -247,11 +247,9 @@ def test_what_is_not_http_gets_a_problem_document(tmp_path: Path):
     run(scenario)
 
 
-def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("gateway.api.http.FIRST_REQUEST_TIMEOUT_S", 0.005)
-
+def test_a_silent_connection_is_closed(tmp_path: Path):
     async def scenario() -> None:
-        async with running(tmp_path) as gateway:
+        async with running(tmp_path, head_timeout_s=0.05) as gateway:
             reader, writer = await asyncio.open_connection(*gateway.address)
             writer.write(b"GET / HT")
             assert await reader.read() == b""

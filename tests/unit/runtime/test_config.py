@@ -106,8 +106,15 @@ def test_names_of_settings_say_their_unit():
     defaults = {name: getattr(Settings(), name) for name in Settings.__struct_fields__}
     numbers = [n for n, value in defaults.items() if isinstance(value, int | float) and not isinstance(value, bool)]
     plain = [name for name in numbers if not name.endswith(units)]
-    counts = ("uid_base", "standbys_per_zygote", "shells_per_zygote", "function_concurrency", "queue_per_function")
-    assert set(plain) <= {*counts, "archive_entries", "builds_at_once", "records_kept"}
+    counts = (
+        "uid_base",
+        "standbys_per_zygote",
+        "shells_per_zygote",
+        "function_concurrency",
+        "queue_per_function",
+        "connections_per_address",
+    )
+    assert set(plain) <= {*counts, "archive_entries", "builds_at_once", "records_kept", "connections_per_address"}
     assert not list(itertools.filterfalse(str.islower, Settings.__struct_fields__))
 
 

@@ -186,7 +186,7 @@ class FakeNamespace:
 
 
 def prepared(namespace: FakeNamespace, cgroup: FakeCgroup, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    monkeypatch.setattr(module.mounts, "tmpfs", lambda size: files(1)[0])
+    monkeypatch.setattr(module.mounts, "tmpfs", lambda size, executable=True: files(1)[0])
     return asyncio.run(
         module.prepare("z.1", zygote="z", uid=1000, environment=None, cgroup=cgroup, user_namespace=namespace, tree=[])
     )
