@@ -3,7 +3,9 @@
 import msgspec
 
 from gateway.scheduler.policy import OWN_CODE, FunctionModel
+from gateway.secrets import NO_SECRETS, Secrets
 from runtime.model import (
+    DEFAULT_TENANT,
     Assignment,
     CodeId,
     Conflict,
@@ -33,8 +35,12 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     lock: str
     created_s: float
     policy: str = ""
+    egress: tuple[str, ...] = ()
+    tenant: str = DEFAULT_TENANT
+    reuse: bool = True  # whether a sandbox serves more than one invocation
     conflicts: tuple[Conflict, ...] = ()
     import_costs: dict[str, ImportCost] = {}  # measured at deploy, by distribution; OWN_CODE: the function itself
+    secrets: Secrets = NO_SECRETS
 
     @property
     def model(self) -> FunctionModel:
@@ -48,14 +54,16 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             distributions={one.name: one.version for one in environment.distributions} if environment else {},
             imports=environment.imports if environment else (),
             costs=self.import_costs,
+            tenant=self.tenant,
             policy=self.policy,
             modules=environment.modules if environment else {},
             requires=environment.requires if environment else {},
+            reuse=self.reuse,
         )
 
     @property
     def assignment(self) -> Assignment:
-        """What a sandbox needs to become this version's."""
+        """What a sandbox needs to become this version's, with its secrets. Raises SecretsError."""
         return Assignment(
             function=self.function,
             version=self.id,
@@ -63,5 +71,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
             handler=self.handler,
             environment=self.environment.id if self.environment else None,
             limits=self.limits,
-            environ=self.environ,
+            egress=self.egress,
+            tenant=self.tenant,
+            environ={**self.environ, **self.secrets.reveal()} if self.secrets.names else self.environ,
         )

@@ -17,11 +17,13 @@ from gateway.keeper import Keeper
 from gateway.probe import Ending, Probe
 from gateway.registry import Registry
 from gateway.sandbox_link import Answer
+from gateway.secret_key import SecretsError
+from gateway.secrets import NO_SECRETS, SECRETS_BYTES_MAX, SECRETS_MAX, Secrets
 from gateway.store.functions import StoredFunction
 from runtime.clock import Clock
 from runtime.errors import InvocationError, StartError
 from runtime.frames import FrameKind
-from runtime.model import FunctionName, ImportCost, Limits, RuntimeName, ZygoteId, version_id
+from runtime.model import DEFAULT_TENANT, FunctionName, ImportCost, Limits, RuntimeName, ZygoteId, version_id
 from runtime.protocol import SandboxDied
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,13 @@ class DeploySettings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     environ: dict[str, str]
     policy: str = ""
+    egress: tuple[str, ...] = ()
+    tenant: str = DEFAULT_TENANT
+    reuse: bool = True
+    secrets: dict[str, str | None] = {}  # changes: a value sets, None removes, what is not named stays
+
+    def __repr__(self) -> str:
+        return f"DeploySettings(handler={self.handler!r}, {len(self.secrets)} secrets)"
 
 
 class Deploys:
@@ -83,6 +92,9 @@ class Deploys:
 
         Raises BuildError, CheckError, StartError. On these, and cancelled, nothing changes.
         """
+        shortage = self._fleet.pools.room.shortage
+        if shortage:  # the import check needs a sandbox, and a build more memory
+            raise StartError("memory", shortage)
         async with self._turn(name):
             progress("queue", "waiting for a build slot", None)
             async with self._room, self._registry.building():
@@ -95,6 +107,7 @@ class Deploys:
 
     async def _deploy(self, name: FunctionName, settings: DeploySettings, archive: int, progress: Progress) -> Deployed:
         started_s = self._clock.monotonic_s()
+        secrets = self._secrets(name, settings)
         built = await self._builds.build(name, settings.runtime, settings.requirements, archive, progress)
         environment = built.environment
         version = Version(
@@ -107,6 +120,10 @@ class Deploys:
                 limits=settings.limits,
                 environ=settings.environ,
                 policy=settings.policy,
+                egress=settings.egress,
+                tenant=settings.tenant,
+                reuse=settings.reuse,
+                secrets=secrets.id,
             ),
             code=built.code,
             environment=environment,
@@ -118,7 +135,11 @@ class Deploys:
             lock=built.lock,
             created_s=self._clock.wall_s(),
             policy=settings.policy,
+            egress=settings.egress,
+            tenant=settings.tenant,
+            reuse=settings.reuse,
             conflicts=built.conflicts,
+            secrets=secrets,
         )
         phases_ms = dict(built.phases_ms)
         before = self._registry.functions.get(name)
@@ -135,10 +156,41 @@ class Deploys:
             raise
         # From here on the deploy is accepted: a client that leaves does not undo it.
         version = msgspec.structs.replace(version, import_costs=costs)
-        stored = await asyncio.shield(self._registry.put(version))
+        stored = await self._accept(version)
         phases_ms["total"] = self._since_ms(started_s)
         log.info("deployed version %s", version.id[:12], extra={"function": name})
         return Deployed(stored, is_new=before is None, phases_ms=phases_ms)
+
+    async def _accept(self, version: Version) -> StoredFunction:
+        try:
+            return await asyncio.shield(self._registry.put(version))
+        except SecretsError as error:
+            self._registry.release(version)
+            raise CheckError(Failure(word="secrets-unreadable", detail=error.message, hint=error.hint)) from error
+
+    def _secrets(self, name: FunctionName, settings: DeploySettings) -> Secrets:
+        """Those that the new version will have: the current one's with the changes. Raises CheckError."""
+        before = self._registry.functions.get(name)
+        held = before.version.secrets if before else NO_SECRETS
+        try:
+            found = held.changed(settings.secrets)
+            if found.unreadable is not None:
+                raise found.unreadable
+        except SecretsError as error:
+            raise CheckError(Failure(word="secrets-unreadable", detail=error.message, hint=error.hint)) from error
+        both = sorted(set(found.names) & set(settings.environ))
+        detail = (
+            f"{both[0]} is both in environ and a secret"
+            if both
+            else f"the function would have {len(found.names)} secrets, the limit is {SECRETS_MAX}"
+            if len(found.names) > SECRETS_MAX
+            else f"the secrets have {found.size_bytes} bytes with their names, the limit is {SECRETS_BYTES_MAX}"
+            if found.size_bytes > SECRETS_BYTES_MAX
+            else ""
+        )
+        if detail:
+            raise CheckError(Failure(word="invalid-settings", detail=detail))
+        return found
 
     def _since_ms(self, began_s: float) -> float:
         return (self._clock.monotonic_s() - began_s) * 1000
@@ -176,8 +228,8 @@ class Deploys:
     def _zygote_with(self, version: Version) -> ZygoteId | None:
         """A zygote that has imported the version's environment."""
         assert version.environment is not None
-        zygotes = self._fleet.pools.sources.zygotes.values()
-        return next((one.id for one in zygotes if version.environment.id in one.environments), None)
+        model = self._keeper.model_of(version)
+        return next((one.id for one in self._fleet.pools.sources.covering(model)), None)
 
     @asynccontextmanager
     async def _turn(self, name: FunctionName) -> AsyncIterator[None]:
@@ -209,7 +261,7 @@ def _costs(payload: bytes, version: Version) -> dict[str, ImportCost]:
     """What the sandbox measured. It may lie: of its own environment only, and within what the check allows."""
     try:
         found = msgspec.json.decode(payload, type=dict[str, tuple[float, int]])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     names = {OWN_CODE, *(one.name for one in version.environment.distributions)} if version.environment else {OWN_CODE}
     return {

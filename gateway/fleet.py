@@ -22,7 +22,7 @@ from gateway.scheduler.pools import Pools
 from gateway.scheduler.sources import Standby
 from runtime.clock import Clock
 from runtime.config import Settings
-from runtime.errors import PoolExhaustedError, StartError
+from runtime.errors import MemoryShortError, PoolExhaustedError, StartError
 from runtime.frames import FrameKind
 from runtime.model import FunctionName, InvocationId, SandboxId
 from runtime.protocol import (
@@ -110,9 +110,8 @@ class Fleet:
         try:
             self.carry_out(self.pools.request(invocation.id, version.function, invocation.arrived_s))
         except PoolExhaustedError as error:
-            self._finish(
-                invocation, Failure(word="queue-full", detail=error.message, retry_after_s=error.retry_after_s)
-            )
+            word = "memory-short" if isinstance(error, MemoryShortError) else "queue-full"
+            self._finish(invocation, Failure(word=word, detail=error.message, retry_after_s=error.retry_after_s))
         except KeyError:
             self._finish(invocation, _deleted(version.function))
         if not invocation.is_done:
@@ -283,7 +282,7 @@ class Fleet:
             self._send(FreezeSandbox(sandbox=lease.sandbox, frozen=False))
         now_s = self._clock.monotonic_s()
         invocation.leased_s, invocation.kind, invocation.sandbox = now_s, lease.kind, lease.sandbox
-        invocation.version = lease.version
+        invocation.version, invocation.note = lease.version, lease.note
         link.send(
             invocation,
             FrameKind.INVOKE,

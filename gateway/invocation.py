@@ -64,6 +64,7 @@ class Invocation:
         "id",
         "kind",
         "leased_s",
+        "note",
         "output",
         "payload",
         "phases_ms",
@@ -100,6 +101,7 @@ class Invocation:
         self.future = future
         self.timer: asyncio.TimerHandle | None = None
         self.kind: StartKind | None = None
+        self.note = ""  # why its start was cold, where that is more than that nobody had imported its packages
         self.sandbox: str | None = None
         self.phases_ms: dict[str, float] = {}
         self.result: bytes | None = None

@@ -2,18 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from gateway.deployed import Version
 from gateway.fleet import Fleet
 from gateway.scheduler.plan import base_zygote_id
 from gateway.scheduler.planner import Out, Planner
-from gateway.scheduler.policy import Policy
+from gateway.scheduler.policy import FunctionModel, Policy
+from gateway.scheduler.pressure import Pressure, Reading
+from gateway.scheduler.relief import Relief, Relieved
 from gateway.scheduler.zygotes import Zygotes, ZygoteState
+from runtime import trust
 from runtime.clock import Clock
 from runtime.errors import StartError
 from runtime.model import FunctionName, RuntimeName, ZygoteId
-from runtime.protocol import DropZygote, EnsureZygote, ToDaemon, ZygoteDied, ZygoteFailed, ZygoteReady
+from runtime.protocol import DropZygote, EnsureZygote, MemoryReading, ToDaemon, ZygoteDied, ZygoteFailed, ZygoteReady
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +25,36 @@ log = logging.getLogger(__name__)
 class Keeper:
     """The zygotes of this node."""
 
-    def __init__(self, clock: Clock, fleet: Fleet, policy: Policy, send: Callable[[ToDaemon], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        fleet: Fleet,
+        policy: Policy,
+        pressure: Pressure,
+        send: Callable[[ToDaemon], None],
+        trusted: Collection[str] = (),
+    ) -> None:
+        """trusted: the operator's `trusted_packages`."""
         self.policy = policy
         self.zygotes = Zygotes()
         self._planner = Planner(policy, fleet.pools, self.zygotes)
+        self.quarantine = self._planner.quarantine
+        self.relief = Relief(pressure, fleet.pools, self._planner)
         self._clock = clock
         self._fleet = fleet
         self._send = send
+        self._trusted = frozenset(trusted)
         self._base_waiters: list[asyncio.Future[None]] = []
 
     def put_function(self, version: Version) -> None:
         """A function is new, or has another current version."""
         self._fleet.put_function(version)
-        self._act(self._planner.put_function(version.model, self._clock.monotonic_s()))
+        self._act(self._planner.put_function(self.model_of(version), self._clock.monotonic_s()))
+
+    def model_of(self, version: Version) -> FunctionModel:
+        """What the scheduler knows of a version, with what its tenant trusts beyond what everybody does."""
+        packages = trust.untrusted(version.environment, self._trusted) if version.environment else frozenset[str]()
+        return replace(version.model, packages=packages)
 
     def remove_function(self, name: FunctionName) -> None:
         """A function is gone."""
@@ -65,8 +86,15 @@ class Keeper:
         self._wake()
 
     def tick(self) -> None:
-        """Do what is due: the policy's plan, and what has waited its pause."""
-        self._act(self._planner.tick(self._clock.monotonic_s()))
+        """Do what is due: the policy's plan, what has waited its pause, and what a lack of memory asks for."""
+        now_s = self._clock.monotonic_s()
+        self._act(self._planner.tick(now_s))
+        self._relieve(self.relief.tick(now_s))
+
+    def memory(self, message: MemoryReading) -> None:
+        """pagurusd has looked at the node's memory."""
+        reading = Reading(message.available_bytes, message.total_bytes, message.is_stalled)
+        self._relieve(self.relief.heed(reading, self._clock.monotonic_s()))
 
     def missing(self) -> list[str]:
         """Why the node cannot start every function: base zygotes that are not ready."""
@@ -93,6 +121,11 @@ class Keeper:
             self._base_waiters.append(future)
             await future
         return zygote
+
+    def _relieve(self, relieved: Relieved) -> None:
+        for why in relieved.why:
+            log.warning("%s", why)
+        self._act(relieved.outs)
 
     def _wake(self) -> None:
         for future in self._base_waiters:

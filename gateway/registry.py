@@ -63,6 +63,10 @@ class Registry:
         self._keeper.tick()
         return True
 
+    async def change_key(self) -> tuple[str, int]:
+        """Encrypt all secrets with a new key; its number, and how many there are. Raises SecretsError."""
+        return await self._store.change_key()
+
     @asynccontextmanager
     async def building(self) -> AsyncIterator[None]:
         """While any build runs nothing is discarded: it may be about to reuse what seems unused."""

@@ -18,7 +18,9 @@ import msgspec
 import uvloop
 from aiohttp import web
 
+from gateway.access import Access
 from gateway.api.app import make_server
+from gateway.api.connections import Connections
 from gateway.builds import Builds
 from gateway.decision_log import DecisionLog
 from gateway.deploys import Deploys
@@ -30,13 +32,16 @@ from gateway.nodes import NodeQuestions
 from gateway.policies import make_policy
 from gateway.registry import Registry
 from gateway.runtimes import Runtimes
+from gateway.scheduler.pressure import Pressure
+from gateway.secret_key import FILE_NAME as KEY_FILE_NAME
 from gateway.services import Services
 from gateway.store.database import Database
 from gateway.store.functions import FunctionStore
 from gateway.store.records import RecordStore
-from runtime import logs, protocol
+from gateway.store.secrets import Safe
+from runtime import logs, protocol, syscalls
 from runtime.clock import Clock, SystemClock
-from runtime.config import Settings
+from runtime.config import Settings, is_loopback
 from runtime.errors import PagurusError, ProtocolError
 from runtime.protocol import Drain, Hello, ToDaemon, ToGateway, Welcome
 
@@ -71,6 +76,7 @@ class Gateway:
         self._grace_s: float | None = None  # None: settings.drain_s
         self._exit_status = 0
         self.services: Services | None = None
+        self.admission: Connections | None = None
 
     async def run(self) -> int:
         """Serve until pagurusd goes, says Drain, or SIGTERM comes."""
@@ -95,7 +101,9 @@ class Gateway:
         records = RecordStore(database, settings.records_kept)
         services = self.services = self._wire(welcome, settings, database, records)
         services.registry.load()
-        runner = web.ServerRunner(make_server(services, store_dir), shutdown_timeout=SHUTDOWN_S)
+        server = make_server(services, store_dir)
+        self.admission = server.admission
+        runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(records.run()), group.create_task(self._tick(services))]
@@ -130,11 +138,14 @@ class Gateway:
         policy = DecisionLog(make_policy(settings, [base.runtime for base in welcome.runtimes]))
         fleet = Fleet(settings, policy, clock, self._loop, send, records.add, self._link.poll)
         evictions = Evictions(fleet)
-        keeper = Keeper(clock, fleet, policy, send)
-        registry = Registry(FunctionStore(database), fleet, keeper, send)
+        pressure = Pressure(settings.memory_low_percent, settings.memory_critical_percent)
+        keeper = Keeper(clock, fleet, policy, pressure, send, settings.trusted_packages)
+        registry = Registry(FunctionStore(database, Safe(database.path.with_name(KEY_FILE_NAME))), fleet, keeper, send)
         builds = Builds(self._link.send, registry.release_content)
         runtimes = Runtimes(welcome.runtimes, settings.default_runtime, keeper, registry, builds)
         questions = NodeQuestions(self._link.send)
+        is_forced = settings.auth == "always" or not is_loopback(settings)
+        access = Access(welcome.tokens, is_forced=is_forced, wall_s=clock.wall_s)
         handlers = {
             protocol.ZygoteReady: keeper.ready,
             protocol.ZygoteFailed: keeper.failed,
@@ -148,6 +159,8 @@ class Gateway:
             protocol.RuntimesChanged: runtimes.changed,
             protocol.NodeStatus: questions.answered,
             protocol.GarbageCollected: questions.answered,
+            protocol.MemoryReading: keeper.memory,
+            protocol.TokensChanged: lambda message: access.put(message.tokens),
             protocol.Drain: self._ask_drain,
         }
 
@@ -175,6 +188,7 @@ class Gateway:
             deploys=deploys,
             records=records,
             node=questions,
+            access=access,
             started_s=clock.monotonic_s(),
         )
 
@@ -236,6 +250,7 @@ async def _run(descriptors: Sequence[int]) -> int:
 def main() -> int:
     """Entry of `python -m gateway`; the exit status."""
     os.umask(0o077)
+    syscalls.forbid_dumps()  # it holds keys and secrets
     logs.configure("info")
     # Both measured with wrk, together 8 % of the warm requests: the store's thread must not keep the event
     # loop waiting for the default 5 ms, and what is imported by now never becomes garbage.

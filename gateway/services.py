@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from gateway.access import Access
 from gateway.deploys import Deploys
 from gateway.evictions import Evictions
 from gateway.fleet import Fleet
@@ -31,5 +32,6 @@ class Services:
     deploys: Deploys
     records: RecordStore
     node: NodeQuestions
+    access: Access
     started_s: float
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

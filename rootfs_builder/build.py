@@ -92,7 +92,8 @@ def _environment(
         return None, lock
     facts = msgspec.json.decode(channel.layers(locked, FACTS_BYTES_MAX), type=tuple[LayerFacts, ...])
     names = dict.fromkeys(each.name for each in wanted)
-    manifest = environments.compose(facts, runtime=suite.runtime, lock=lock, declared=names)
+    foreign = requirements.direct(wanted)
+    manifest = environments.compose(facts, runtime=suite.runtime, lock=lock, declared=names, foreign=foreign)
     for one in manifest.conflicts:
         reporter.progress("install", f"warning: {one.path} of {one.used} hides the one of {one.hidden}")
     return manifest, lock

@@ -81,5 +81,5 @@ def decode(line: bytes, kind: type[_Request]) -> _Request:
     """The request. Raises BuildError."""
     try:
         return msgspec.json.decode(line, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BuildError("internal", f"cannot read the request: {error}") from error

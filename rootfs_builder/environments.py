@@ -61,9 +61,14 @@ def environment_id(runtime: RuntimeName, lock: str) -> EnvironmentId:
 
 
 def compose(
-    facts: Sequence[LayerFacts], *, runtime: RuntimeName, lock: str, declared: Iterable[str]
+    facts: Sequence[LayerFacts],
+    *,
+    runtime: RuntimeName,
+    lock: str,
+    declared: Iterable[str],
+    foreign: Iterable[str] = (),
 ) -> EnvironmentManifest:
-    """Stack layers. `declared`: normalised names whose modules count as imports.
+    """Stack layers. `declared`: normalised names whose modules count as imports. `foreign`: not from the index.
 
     Raises BuildError of kind `install` where no stack can show what pip would have made.
     """
@@ -77,6 +82,8 @@ def compose(
         imports=tuple(sorted(imports)),
         modules={one.distribution.name: one.imports for one in facts if one.imports},
         requires={one.distribution.name: tuple(sorted(_needed(one, runtime) & by_name.keys())) for one in facts},
+        layers={one.distribution.name: one.id for one in facts},
+        foreign=tuple(sorted(foreign)),
     )
     return EnvironmentManifest(
         environment=environment,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import msgspec
@@ -59,10 +59,13 @@ class _JsonRoot(msgspec.Struct):
     projects: list[dict[str, Any]] = []
 
 
+_Page = TypeVar("_Page", _JsonPage, _JsonRoot)
+
+
 def parse(body: bytes, content_type: str, base: str) -> list[IndexFile]:
     """The files of a project's page. base: where the page came from. Raises ValueError for what is no such page."""
     if "json" in content_type:
-        page = msgspec.json.decode(body, type=_JsonPage)
+        page = _decoded(body, _JsonPage)
         found = [_from_json(each, base) for each in page.files]
     else:
         anchors = _Anchors(body)
@@ -73,7 +76,7 @@ def parse(body: bytes, content_type: str, base: str) -> list[IndexFile]:
 def projects(body: bytes, content_type: str) -> list[str]:
     """Normalised names on the root page of an index. Raises ValueError."""
     if "json" in content_type:
-        names = [str(each.get("name", "")) for each in msgspec.json.decode(body, type=_JsonRoot).projects]
+        names = [str(each.get("name", "")) for each in _decoded(body, _JsonRoot).projects]
     else:
         names = [text for text, _ in _Anchors(body).found]
     return sorted({canonicalize_name(name) for name in names if file_names.is_safe(name)})
@@ -121,6 +124,13 @@ def render_root(names: Iterable[str], *, as_json: bool) -> bytes:
         return msgspec.json.encode({"meta": {"api-version": "1.1"}, "projects": [{"name": name} for name in names]})
     links = "".join(f'<a href="/simple/{name}/">{name}</a><br>\n' for name in names)
     return f"<!DOCTYPE html>\n<html><body>\n{links}</body></html>\n".encode()
+
+
+def _decoded(body: bytes, kind: type[_Page]) -> _Page:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except RecursionError as error:
+        raise ValueError("the page is nested too deep") from error
 
 
 class _Anchors(HTMLParser):

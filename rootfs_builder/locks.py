@@ -33,10 +33,13 @@ def from_pylock(
     takes_sources: an sdist is taken where no wheel fits. Raises BuildError of kind `requirements`.
     """
     ranks = {str(tag): rank for rank, tag in reversed(list(enumerate(supported_tags(suite))))}
-    packages = tomllib.loads(text).get("packages", [])
-    if allowed is not None:  # what a lock of the user's own lacks is not added
-        packages = [package for package in packages if normalised(package["name"]) in allowed]
-    chosen = [_choose(package, ranks, allowed, takes_sources=takes_sources) for package in packages]
+    try:
+        packages = tomllib.loads(text).get("packages", [])
+        if allowed is not None:  # what a lock of the user's own lacks is not added
+            packages = [package for package in packages if normalised(package["name"]) in allowed]
+        chosen = [_choose(package, ranks, allowed, takes_sources=takes_sources) for package in packages]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # as TOML, or as PEP 751
+        raise _refused(f"the lock cannot be read: {str(error)[:200]}", "look into the index's metadata") from error
     return tuple(sorted(chosen, key=lambda one: one.name))
 
 

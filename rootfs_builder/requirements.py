@@ -78,6 +78,11 @@ def is_lock(requirements: Iterable[Requirement]) -> bool:
     return all(each.is_locked for each in requirements)
 
 
+def direct(requirements: Iterable[Requirement]) -> set[str]:
+    """Names of those that are addresses, not names to look up in the index."""
+    return {each.name for each in requirements if _DIRECT.fullmatch(each.text) is not None}
+
+
 def input_text(requirements: Iterable[Requirement]) -> str:
     """The lines to resolve."""
     return "".join(f"{each.text}\n" for each in requirements)

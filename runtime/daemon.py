@@ -20,11 +20,12 @@ from pathlib import Path
 import click
 import uvloop
 
-from runtime import bases, config, doctor, logs, protocol
+from runtime import bases, config, doctor, logs, places, protocol, tokens
 from runtime.config import Settings
 from runtime.errors import ConfigError, PagurusError, RequirementError
 from runtime.gateway_process import GatewayProcess
 from runtime.layers import Layers
+from runtime.memory_watch import MemoryWatch
 from runtime.node import Node
 from runtime.parts import Parts, open_parts
 from runtime.sandbox import identity
@@ -34,6 +35,7 @@ log = logging.getLogger("pagurus.daemon")
 
 END_S = 10.0
 LEFTOVER_S = 5.0
+TOKENS_EVERY_S = 1.0  # a change of the file is heeded after
 
 
 @click.command()
@@ -62,6 +64,10 @@ def main(
     try:
         settings = config.load(config_path, os.environ, overrides)
         logs.configure(settings.log_level)
+        if os.geteuid() != 0:
+            raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
+        places.check_file(config_path or config.DEFAULT_CONFIG_PATH)
+        tokens.require(settings, tokens.load(tokens.file_of(settings)))
         checks = _require(settings, verbose=check)
         if check:
             return
@@ -80,8 +86,6 @@ def _complain(error: PagurusError) -> None:
 
 def _require(settings: Settings, *, verbose: bool) -> tuple[protocol.Check, ...]:
     """The checks of `pagurus doctor`; raises RequirementError when one that is required fails."""
-    if os.geteuid() != 0:
-        raise RequirementError("pagurusd must run as root", hint="sudo pagurusd")
     checks = doctor.run_checks(settings)
     for one in checks:
         if verbose:
@@ -105,8 +109,8 @@ class _Lock:
         self._fd = -1
 
     def __enter__(self) -> None:
-        self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+        places.make(self._run_dir, 0o700)
+        places.make(self._path.parent, 0o711)  # the gateway and builders pass through to their own
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,6 +135,7 @@ class _Daemon:
     def __init__(self, settings: Settings, checks: tuple[protocol.Check, ...]) -> None:
         self._settings = settings
         self._checks = checks
+        self._tokens = tokens.load(tokens.file_of(settings))
         self._stops = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -148,18 +153,23 @@ class _Daemon:
                 if not bases.built(_rootfs(settings)):
                     raise RequirementError("no base root file system", hint="run scripts/setup")
                 await _clear_leftovers(parts.cgroups, parts.layers)
+                if refusal := parts.egress.check():
+                    log.warning("functions cannot have egress: %s", refusal)
                 gateway = GatewayProcess(settings, listener, partial(self._welcome, parts), parts.reaper)
                 node = Node(parts, gateway.send)
                 node.bases.discard_leftovers()
                 gateway.attach(node)
-                await self._serve(node, gateway)
+                watch = MemoryWatch(parts.cgroups.headroom, lambda reading: gateway.send(reading, []))
+                await self._serve(node, gateway, watch)
             finally:
                 parts.close()
 
-    async def _serve(self, node: Node, gateway: GatewayProcess) -> None:
+    async def _serve(self, node: Node, gateway: GatewayProcess, watch: MemoryWatch) -> None:
         async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch.run())
             running = group.create_task(node.run())
             keeping = group.create_task(gateway.keep(on_ready=self._ready))
+            watching = group.create_task(self._watch_tokens(gateway))
             await self._stop.wait()
             log.info("stopping: draining for up to %.0f s", self._settings.drain_s)
             _notify("STOPPING=1")
@@ -170,6 +180,7 @@ class _Daemon:
             gateway.kill()
             await stopping
             keeping.cancel()
+            watching.cancel()
             node.end_all()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_S):
@@ -177,7 +188,27 @@ class _Daemon:
             if not node.is_empty:
                 log.error("stopped, but not everything ended within %.0f s; the next start clears it", END_S)
             running.cancel()
+            watching.cancel()
         log.info("stopped")
+
+    async def _watch_tokens(self, gateway: GatewayProcess) -> None:
+        """Tell the gateway when `pagurus token` has changed the file. One that cannot be read changes nothing."""
+        path = tokens.file_of(self._settings)
+        known = tokens.stamp(path)
+        while True:
+            await asyncio.sleep(TOKENS_EVERY_S)
+            found = tokens.stamp(path)
+            if found == known:
+                continue
+            known = found
+            try:
+                now = tokens.load(path)
+            except ConfigError as error:
+                log.error("the tokens stay as they were: %s", error)
+                continue
+            self._tokens = now
+            log.info("tokens: %d", len(now))
+            gateway.send(protocol.TokensChanged(tokens=now), [])
 
     def _ready(self) -> None:
         log.info("ready: http://%s", self._settings.listen)
@@ -199,6 +230,8 @@ class _Daemon:
             settings=config.public(self._settings),
             runtimes=bases.built(_rootfs(self._settings)),
             checks=self._checks,
+            tokens=self._tokens,
+            egress_refusal=parts.egress.refusal,
         )
 
 
@@ -232,6 +265,8 @@ def _listener(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # What the kernel holds for a client that has stopped reading or has gone; connections inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(settings.write_timeout_s * 1000)))
     try:
         listener.bind((host, port))
     except OSError as error:

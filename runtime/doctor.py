@@ -169,6 +169,13 @@ def _program_probes(settings: Settings) -> tuple[Probe, ...]:
             required=not has_base,
         ),
         Probe(
+            "nft",
+            lambda s: machine.program("nft"),
+            "functions cannot have egress",
+            "apt-get install nftables",
+            required=False,
+        ),
+        Probe(
             "criu",
             lambda s: machine.program("criu"),
             "no restored starts: idle zygotes cannot be put on disk",

@@ -5,11 +5,13 @@ PagurusError
 |- RequirementError       the machine lacks something (kernel feature, program, user, privilege)
 |- BuildError             a deploy failed; `kind` says in which way
 |- StartError             a sandbox or zygote could not be made; `phase` says where
+|  `- RefusedError        a zygote's packages did what no zygote may do
 |- SandboxDiedError       a sandbox ended while it was needed
 |- InvocationError        a function's answer was a failure
 |  |- UserCodeError       raised, exited, crashed, returned what is not JSON
 |  `- InvocationTimeoutError
 |- PoolExhaustedError     a limit holds; try again later
+|  `- MemoryShortError    the node has too little memory left for a new sandbox
 `- ProtocolError          a peer broke the protocol
 
 Messages are lower case without a period. `hint` is the next step where there is one.
@@ -62,6 +64,14 @@ class StartError(PagurusError):
         self.phase = phase
 
 
+class RefusedError(StartError):
+    """A zygote's packages did what no zygote may do, and would do it again. `suspect`: the module that did, or ''."""
+
+    def __init__(self, message: str, *, suspect: str = "") -> None:
+        super().__init__("imports", message)
+        self.suspect = suspect
+
+
 class SandboxDiedError(PagurusError):
     """A sandbox ended while it was needed. One of `exit_status` and `signal` is set, if known."""
 
@@ -89,6 +99,10 @@ class PoolExhaustedError(PagurusError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class MemoryShortError(PoolExhaustedError):
+    """The node is short of memory: no new sandboxes at the moment."""
 
 
 class ProtocolError(PagurusError):

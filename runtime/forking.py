@@ -11,13 +11,20 @@ from runtime.errors import StartError
 from runtime.fork import client
 from runtime.fork.client import ZygoteClient
 from runtime.reaper import Reaper
+from runtime.sandbox import identity
 from runtime.sandbox.sandbox import Sandbox, State
 
 
 class Forking:
-    """Forks of one zygote. `watch(sandbox, pid)`: from there on the node hears of the sandbox's end."""
+    """Forks of one zygote. `watch(sandbox, pid)`: from there on the node hears of the sandbox's end.
 
-    def __init__(self, zygote: ZygoteClient, reaper: Reaper, watch: Callable[[Sandbox, int], None]) -> None:
+    first_uid: of the zygote's range.
+    """
+
+    def __init__(
+        self, zygote: ZygoteClient, reaper: Reaper, watch: Callable[[Sandbox, int], None], *, first_uid: int
+    ) -> None:
+        self._first_uid = first_uid
         self._zygote = zygote
         self._reaper = reaper
         self._watch = watch
@@ -64,6 +71,9 @@ class Forking:
             self._watch_helper(chosen, pid)
         if failure is not None:
             raise failure
+        # It has checked itself; this is for a zygote whose imports have replaced our code.
+        if power := identity.power_left(pid, self._first_uid + chosen.uid):
+            raise StartError("capability check", f"the helper is not without power: {power}")
 
     def _watch_helper(self, chosen: Sandbox, pid: int) -> None:
         """From here on the sandbox has a process. Raises StartError for a pid that cannot be a helper's."""

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from runtime import packets, protocol, spawned
+from runtime import gateway_room, packets, protocol, spawned
 from runtime.config import Settings
 from runtime.errors import ProtocolError
 from runtime.packets import PacketSocket
@@ -40,6 +40,7 @@ class GatewayProcess:
         self._listener = listener
         self._welcome = welcome
         self._reaper = reaper
+        self._room = gateway_room.Room(self._settings)
         self._node: Node | None = None
         self._channel: PacketSocket | None = None
         self._pid = -1
@@ -81,10 +82,11 @@ class GatewayProcess:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             with theirs:
-                self._pid = spawned.start_as(
+                self._pid = spawned.start_confined(
                     self._settings.gateway_user,
                     [sys.executable, "-I", "-m", "gateway"],
-                    environ=spawned.passed_environ(os.environ),
+                    self._room,
+                    environ=gateway_room.environ(self._settings, os.environ),
                     descriptors=[null, 2, 2, theirs.fileno(), self._listener.fileno()],
                 )
         finally:

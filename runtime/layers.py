@@ -30,6 +30,7 @@ log = logging.getLogger("pagurus.layers")
 
 FACTS, FACTS_BYTES_MAX = "layer.json", 32 << 20
 _MOUNT_POINTS = ("code", "opt/env", "proc", "sys", "dev", "tmp", "opt/pagurus")
+_EMPTY_FILES = ("etc/resolv.conf",)  # where name servers are attached for a function with egress
 _INSIDE = (
     "frames.py",
     "fork/__init__.py",
@@ -39,6 +40,7 @@ _INSIDE = (
     "fork/warm.py",
     "fork/measure.py",
     "fork/ownership.py",
+    "fork/manners.py",
 )
 
 
@@ -286,7 +288,10 @@ class Layers:
         if extension is None:
             raise RequirementError("the C extension runtime.fork._spawn is not built", hint="run scripts/setup")
         files["_pagurus/fork/_spawn.abi3.so"] = extension.read_bytes()
-        digest = hashlib.sha256(b"".join(name.encode() + data for name, data in sorted(files.items()))).hexdigest()
+        points = repr((_MOUNT_POINTS, _EMPTY_FILES)).encode()
+        digest = hashlib.sha256(
+            points + b"".join(name.encode() + data for name, data in sorted(files.items()))
+        ).hexdigest()
         target = self._root / "skeleton" / digest[:16]
         if target.is_dir():
             return target
@@ -294,6 +299,9 @@ class Layers:
         shutil.rmtree(beside, ignore_errors=True)
         for name in _MOUNT_POINTS:
             (beside / name).mkdir(parents=True)
+        for name in _EMPTY_FILES:
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            (beside / name).touch()
         for name, data in files.items():
             path = beside / "opt/pagurus" / name
             path.parent.mkdir(parents=True, exist_ok=True)

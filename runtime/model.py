@@ -21,10 +21,12 @@ SandboxId = NewType("SandboxId", str)
 InvocationId = NewType("InvocationId", str)
 
 FUNCTION_NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,62}")
+TENANT_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,62}")
 RUNTIME_NAME_PATTERN = re.compile(r"python3\.[0-9]{1,2}")
 HANDLER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
 DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 
+DEFAULT_TENANT = "default"
 MIB = 1 << 20
 LAYER_FORMAT = 1  # raise it when the same wheel gives another tree, so that old trees are not taken for new ones
 
@@ -68,6 +70,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
     imports: top-level modules of the *declared* requirements, which a zygote imports and the
     deploy's check tries. modules: those of every distribution. requires: what each needs of the others.
+    layers: of each distribution, by which one is exactly the other's; {} where it was stored before that was kept.
+    foreign: distributions from an address that the user gave instead of the node's index.
     """
 
     id: EnvironmentId
@@ -76,6 +80,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     imports: tuple[str, ...] = ()
     modules: dict[str, tuple[str, ...]] = {}
     requires: dict[str, tuple[str, ...]] = {}
+    layers: dict[str, LayerId] = {}
+    foreign: tuple[str, ...] = ()
 
 
 class Locked(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +133,9 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     environment: EnvironmentId | None
     limits: Limits
     environ: dict[str, str] = {}
+    egress: tuple[str, ...] = ()  # runtime.egress
     is_check: bool = False  # of a deploy's import check: costs are measured
+    tenant: str = DEFAULT_TENANT
 
     def __repr__(self) -> str:
         return f"Assignment(function={self.function!r}, version={self.version[:12]!r})"
@@ -147,8 +155,19 @@ def version_id(
     limits: Limits,
     environ: dict[str, str],
     policy: str = "",
+    tenant: str = DEFAULT_TENANT,
+    reuse: bool = True,
+    secrets: str = "",
+    egress: tuple[str, ...] = (),
 ) -> VersionId:
-    """Digest of everything that changes how a function runs or is kept; equal inputs, equal id."""
+    """Digest of everything that changes how a function runs or is kept; equal inputs, equal id.
+
+    secrets: random id of the set, never of the values: who knows the rest could try values against a digest.
+    """
     settings = [code, environment, runtime, handler, msgspec.to_builtins(limits), sorted(environ.items())]
     settings += [policy] if policy else []
+    settings += [["tenant", tenant]] if tenant != DEFAULT_TENANT else []
+    settings += [] if reuse else [{"reuse": False}]
+    settings += [{"secrets": secrets}] if secrets else []
+    settings += [{"egress": egress}] if egress else []
     return VersionId(hashlib.sha256(msgspec.json.encode(settings)).hexdigest())

@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 from runtime import graves, protocol, reports, sealed
+from runtime.attaching import attach
 from runtime.base_builds import BaseBuilds
 from runtime.builds import Builds
 from runtime.errors import PagurusError, StartError
 from runtime.garbage import Garbage
 from runtime.graves import Graves
-from runtime.model import Assignment, CodeId, EnvironmentId, SandboxId, ZygoteId
+from runtime.model import CodeId, EnvironmentId, SandboxId, ZygoteId
 from runtime.parts import Parts
 from runtime.reaper import Exit
 from runtime.sandbox.sandbox import Sandbox, State
@@ -48,8 +49,8 @@ class Node:
         self._graves = Graves(self.counters)
         self._garbage = Garbage(parts, self.bases, self._in_use)
         self._actions: dict[type, Callable[[Any], None]] = {
-            protocol.AssignSandbox: self._assign,
-            protocol.StartSandbox: self._start,
+            protocol.AssignSandbox: partial(self._networked, self._assign),
+            protocol.StartSandbox: partial(self._networked, self._start),
             protocol.FreezeSandbox: self._freeze,
             protocol.KillSandbox: self._kill,
             protocol.EnsureZygote: self._ensure,
@@ -120,7 +121,9 @@ class Node:
     def status(self, ticket: int) -> protocol.NodeStatus:
         """What the kernel says of every sandbox, and the counters."""
         return protocol.NodeStatus(
-            ticket=ticket, sandboxes=reports.rows(self._sandboxes.values()), counters=dict(self.counters)
+            ticket=ticket,
+            sandboxes=reports.rows(self._sandboxes.values()),
+            counters={**self.counters, **self._parts.egress.counters},
         )
 
     # --- zygotes
@@ -129,7 +132,7 @@ class Node:
         targets = {target.environment: target.count for target in message.standbys}
         host = self._zygotes.get(message.zygote)
         if host is not None:
-            host.set_targets(targets)
+            host.set_targets(targets, message.tenants)
             if host.ready is not None:
                 self._send(host.ready, [])
             return
@@ -138,6 +141,7 @@ class Node:
             runtime=message.runtime,
             environments=message.environments,
             imports=message.imports,
+            tenants=message.tenants,
             parts=self._parts,
             on_parked=self._parked,
             on_end=self._zygote_ended,
@@ -157,7 +161,7 @@ class Node:
                 self.counters["internal_errors"] += 1
             self.counters["zygotes_failed"] += 1
             self._zygotes.pop(host.id, None)
-            self._send(protocol.ZygoteFailed(zygote=host.id, phase=phase, message=str(error)), [])
+            self._send(reports.zygote_failed(host.id, phase, error), [])
             return
         log.info("zygote=%s ready in %.0f ms, pid %d", host.id, ready.start_ms, host.pid)
         self.counters["zygotes_started"] += 1
@@ -173,7 +177,7 @@ class Node:
             return  # reported by _run_zygote
         log.info("zygote=%s ended: %s", host.id, reason)
         self._zygotes.pop(host.id, None)
-        self._send(protocol.ZygoteDied(zygote=host.id, reason=reason), [])
+        self._send(protocol.ZygoteDied(zygote=host.id, reason=reason, is_refused=host.is_refused), [])
 
     def _watch(self, host: ZygoteHost, sandbox: Sandbox, pid: int) -> None:
         """From here on the sandbox has a process, and is the node's until that is reaped: `host` may have ended."""
@@ -209,45 +213,44 @@ class Node:
         if sandbox is not None:
             sandbox.kill(message.reason)
 
+    def _networked(
+        self, action: Callable[[Any], None], message: protocol.AssignSandbox | protocol.StartSandbox
+    ) -> None:
+        """Do it now, or once the rules for the function's egress are loaded, which they are from its first start on."""
+        egress = self._parts.egress
+        if egress.is_ready(message.assignment.egress):
+            action(message)
+            return
+
+        async def later() -> None:
+            await egress.prepare(message.assignment.egress)
+            action(message)
+
+        self._spawn_task(later())
+
     def _assign(self, message: protocol.AssignSandbox) -> None:
-        name = message.sandbox
-        sandbox = self._sandboxes.get(name)
+        sandbox = self._sandboxes.get(message.sandbox)
         if sandbox is None or sandbox.state is not State.PARKED:
             return  # it died on the way; SandboxDied has been or will be sent
         started_s = self._parts.clock.monotonic_s()
-        self._hosts[name].standby_taken(sandbox)
+        host = self._hosts[sandbox.id]
+        host.standby_taken(sandbox)
         try:
-            self._attach(sandbox, message.assignment)
+            attach(self._parts, host, sandbox, message.assignment)
             sandbox.become(State.ASSIGNED)
         except (PagurusError, OSError) as error:
             sandbox.error = f"cannot assign: {error}"
             sandbox.kill("start failed")
             return
         self.counters["assigned"] += 1
-        phases_ms = {"assign": (self._parts.clock.monotonic_s() - started_s) * 1000}
-        self._send(protocol.SandboxAssigned(sandbox=name, phases_ms=phases_ms), [])
-
-    def _attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
-        layers, overlays = self._parts.layers, self._parts.overlays
-        wanted = assignment.environment
-        if sandbox.environment is not None and sandbox.environment != wanted:
-            raise StartError("rootfs", "the sandbox has another environment mounted")
-        code = overlays.clone(f"code {assignment.code}", lambda: layers.code_lowers(assignment.code))
-        environment = None
-        if wanted is not None and sandbox.environment is None:
-            try:
-                environment = overlays.clone(wanted, lambda: layers.environment_lowers([wanted]))
-            except BaseException:
-                os.close(code)
-                raise
-        sandbox.assign(assignment, code, environment, self._parts.desk)
+        took_ms = (self._parts.clock.monotonic_s() - started_s) * 1000
+        self._send(protocol.SandboxAssigned(sandbox=sandbox.id, phases_ms={"assign": took_ms}), [])
 
     def _start(self, message: protocol.StartSandbox) -> None:
         """Fork now. With an empty sandbox at hand the zygote is asked before this returns."""
         host = self._zygotes.get(message.zygote)
         if host is None or host.ready is None:
-            error = StartError("fork", f"zygote {message.zygote} is not alive")
-            self._start_failed(message.ticket, None, None, error)
+            self._start_failed(message.ticket, None, None, StartError("fork", f"zygote {message.zygote} is not alive"))
             return
         sandbox = host.take_empty_nowait(message.assignment.environment)
         started_s = self._parts.clock.monotonic_s()
@@ -278,7 +281,7 @@ class Node:
             return
         self._offer(sandbox, "starting", message.ticket)
         try:
-            self._attach(sandbox, message.assignment)
+            attach(self._parts, host, sandbox, message.assignment)
         except (PagurusError, OSError) as error:
             # The zygote forks already: the helper is followed to its end, which carries this error.
             sandbox.error = f"cannot attach: {error}"

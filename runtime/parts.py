@@ -12,6 +12,8 @@ from pathlib import Path
 from runtime.clock import Clock, SystemClock
 from runtime.config import Settings
 from runtime.layers import Layers
+from runtime.netns import host, nft
+from runtime.netns.egress import Egress
 from runtime.reaper import Reaper
 from runtime.sandbox import identity, mounts
 from runtime.sandbox.cgroup import Cgroup, CgroupTree
@@ -36,14 +38,24 @@ class Parts:
     overlays: Overlays
     layers: Layers
     ranges: UidRanges
+    egress: Egress
     devices: str  # where the device directory that all sandboxes share is attached
     bury: Callable[[Cgroup], None] = _bury
     module: str = "zygote"  # the entry that runs inside; a benchmark adds messages of its own
     clock: Clock = field(default_factory=SystemClock)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # of zygotes and sandboxes of this run
+    _resolv_conf: str = ""
+
+    def resolv_conf(self) -> str:
+        """Where the file resolv.conf of sandboxes with egress is attached."""
+        if not self._resolv_conf:
+            text = host.resolv_conf(self.egress.resolvers)
+            self._resolv_conf = self.desk.keep(mounts.text_file("resolv.conf", text))
+        return self._resolv_conf
 
     def close(self) -> None:
         """Close descriptors and remove the run's own cgroup directories, if they are empty."""
+        self.egress.close(remove=True)
         self.overlays.close()
         self.desk.close()
         self.cgroups.try_remove()
@@ -62,15 +74,23 @@ def open_parts(settings: Settings, inside: Mapping[str, bytes] | None = None) ->
     run = f"{int(time.time()):x}{secrets.token_hex(3)}"
     cgroups = CgroupTree.detect(settings.cgroup_parent, node=node, run=run)
     desk = MountDesk(layers.anchor)
+    reaper = Reaper()
+
+    async def run_nft(script: str) -> None:
+        child = nft.start(script)
+        ended = await reaper.expect(child.pid)
+        child.finish(ended.exit_status)
+
     return Parts(
         settings=settings,
         node=node,
         run=run,
         desk=desk,
         cgroups=cgroups,
-        reaper=Reaper(),
+        reaper=reaper,
         overlays=Overlays(desk),
         layers=layers,
+        egress=Egress(settings, node, run_nft),
         ranges=UidRanges(settings.uid_base, settings.zygotes_max),
         devices=desk.keep(mounts.devices()),
     )
@@ -83,5 +103,6 @@ def _node_id(state_dir: Path) -> str:
         return path.read_text().strip()
     beside = path.with_name(".node-id")
     beside.write_text(f"n{secrets.token_hex(4)}\n")
+    beside.chmod(0o600)
     os.rename(beside, path)
     return path.read_text().strip()

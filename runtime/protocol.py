@@ -11,6 +11,7 @@ import msgspec
 
 from runtime.errors import ProtocolError
 from runtime.model import (
+    DEFAULT_TENANT,
     Assignment,
     EnvironmentId,
     RuntimeName,
@@ -34,6 +35,7 @@ from runtime.protocol_store import (
     Message,
     RuntimesChanged,
 )
+from runtime.tokens import Token
 
 __all__ = [  # beside what is defined here
     "Base",
@@ -78,6 +80,7 @@ class EnsureZygote(Message, frozen=True, kw_only=True):
 
     `imports` are imported at its start. No environments: the base zygote of the runtime. Targets with an
     environment outside `environments` are refused. Answered by ZygoteReady or ZygoteFailed.
+    tenants: who has chosen all that it holds; functions of others it helps within the rule of runtime.trust only.
     """
 
     zygote: ZygoteId
@@ -85,6 +88,7 @@ class EnsureZygote(Message, frozen=True, kw_only=True):
     environments: tuple[EnvironmentId, ...] = ()
     imports: tuple[str, ...] = ()
     standbys: tuple[StandbyTarget, ...] = ()
+    tenants: tuple[str, ...] = (DEFAULT_TENANT,)
 
 
 class DropZygote(Message, frozen=True, kw_only=True):
@@ -150,7 +154,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins)."""
+    """Answer to Hello. `settings`: the resolved settings (runtime.config.Settings as builtins).
+
+    egress_refusal: why no function can have egress on this node, or ''.
+    """
 
     protocol: int
     node: str
@@ -159,6 +166,14 @@ class Welcome(Message, frozen=True, kw_only=True):
     settings: dict[str, Any]
     runtimes: tuple[Base, ...]
     checks: tuple[Check, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    egress_refusal: str = ""
+
+
+class TokensChanged(Message, frozen=True, kw_only=True):
+    """All tokens there are from now on."""
+
+    tokens: tuple[Token, ...]
 
 
 class ZygoteReady(Message, frozen=True, kw_only=True):
@@ -175,21 +190,32 @@ class ZygoteReady(Message, frozen=True, kw_only=True):
     memory_bytes: int
     import_ms: dict[str, float] = msgspec.field(default_factory=dict)
     failed: dict[str, str] = msgspec.field(default_factory=dict)
+    tenants: tuple[str, ...] = (DEFAULT_TENANT,)
 
 
 class ZygoteFailed(Message, frozen=True, kw_only=True):
-    """A zygote could not be made; `phase` and `message` say why. Not retried by pagurusd."""
+    """A zygote could not be made; `phase` and `message` say why. Not retried by pagurusd.
+
+    is_refused: its packages did what no zygote may do, and would again. suspect: the module whose import did it, if
+    that is known.
+    """
 
     zygote: ZygoteId
     phase: str
     message: str
+    is_refused: bool = False
+    suspect: str = ""
 
 
 class ZygoteDied(Message, frozen=True, kw_only=True):
-    """A zygote ended, asked for or not; its standbys are gone, its assigned helpers are not."""
+    """A zygote ended, asked for or not; its standbys are gone, its assigned helpers are not.
+
+    is_refused: pagurusd ended it, as it did what no zygote may do.
+    """
 
     zygote: ZygoteId
     reason: str
+    is_refused: bool = False
 
 
 class SandboxOffered(Message, frozen=True, kw_only=True):
@@ -260,6 +286,17 @@ class NodeStatus(Message, frozen=True, kw_only=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class MemoryReading(Message, frozen=True, kw_only=True):
+    """How much memory is left on the node, or below a limit of a cgroup above all sandboxes, if that is less.
+
+    Sent when it has changed by enough, at once when tasks stall for memory, and every few seconds.
+    """
+
+    available_bytes: int
+    total_bytes: int
+    is_stalled: bool = False
+
+
 class Drain(Message, frozen=True, kw_only=True):
     """Stop taking work, finish what runs within `grace_s`, then exit with status 0."""
 
@@ -297,7 +334,9 @@ ToGateway = (
     | RuntimesChanged
     | NodeStatus
     | GarbageCollected
+    | MemoryReading
     | Drain
+    | TokensChanged
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -318,7 +357,7 @@ def decode_to_daemon(packet: bytes) -> ToDaemon:
     """What a gateway sent. Raises ProtocolError."""
     try:
         return _to_daemon.decode(packet)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"cannot decode a message of the gateway: {error}") from error
 
 
@@ -326,5 +365,5 @@ def decode_to_gateway(packet: bytes) -> ToGateway:
     """What pagurusd sent. Raises ProtocolError."""
     try:
         return _to_gateway.decode(packet)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"cannot decode a message of pagurusd: {error}") from error

@@ -3,7 +3,9 @@
 import contextlib
 from collections.abc import Iterable
 
-from runtime.protocol import SandboxDied, SandboxStatus
+from runtime.errors import RefusedError
+from runtime.model import ZygoteId
+from runtime.protocol import SandboxDied, SandboxStatus, ZygoteFailed
 from runtime.reaper import Exit
 from runtime.sandbox.sandbox import Sandbox
 
@@ -27,6 +29,13 @@ def rows(sandboxes: Iterable[Sandbox]) -> tuple[SandboxStatus, ...]:
                 )
             )
     return tuple(found[:ROWS_MAX])
+
+
+def zygote_failed(zygote: ZygoteId, phase: str, error: Exception) -> ZygoteFailed:
+    """Why a zygote could not be made, and whose import it was if it was refused."""
+    is_refused = isinstance(error, RefusedError)
+    suspect = error.suspect if isinstance(error, RefusedError) else ""
+    return ZygoteFailed(zygote=zygote, phase=phase, message=str(error), is_refused=is_refused, suspect=suspect)
 
 
 def death(sandbox: Sandbox, ended: Exit) -> SandboxDied:

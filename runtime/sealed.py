@@ -52,5 +52,5 @@ def unseal(fd: int, kind: type[Value], *, bytes_max: int = BYTES_MAX) -> Value:
         return msgspec.json.decode(os.pread(fd, size, 0), type=kind)
     except OSError as error:
         raise ProtocolError(f"a file that was passed is none in memory: {error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a file that was passed cannot be read: {error}") from error

@@ -12,9 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from runtime import packets, syscalls
 from runtime.errors import RequirementError
+from runtime.gateway_room import Room
 from runtime.sandbox import children, identity
 from runtime.sandbox.cgroup import Cgroup
 from runtime.sandbox.children import Steps
+from runtime.syscalls import CloneFlag
+
+ROOM_NAMESPACES = CloneFlag.NEWPID | CloneFlag.NEWNS | CloneFlag.NEWIPC | CloneFlag.NEWUTS
+PROCESSES_MAX = 256  # of the user, all its threads on the machine counted
 
 
 def start_as(
@@ -32,20 +37,42 @@ def start_as(
     They stay the caller's here. A child that cannot exec exits with EXIT_FAILED and says why on stderr.
     Raises RequirementError for an unknown user.
     """
-    try:
-        record = pwd.getpwnam(user)
-    except KeyError:
-        raise RequirementError(f"there is no user {user!r}", hint="run scripts/setup") from None
+    record = _user(user)
 
     def become(steps: Steps) -> None:
         steps("identity")
         identity.set_resource_limits(open_files=open_files)
-        identity.keep_capabilities(frozenset())
-        os.setgroups([])
-        os.setresgid(record.pw_gid, record.pw_gid, record.pw_gid)
-        os.setresuid(record.pw_uid, record.pw_uid, record.pw_uid)
+        _become(record)
 
     return _start(command, environ, descriptors, cgroup, directory, become)
+
+
+def start_confined(
+    user: str,
+    command: Sequence[str],
+    room: Room,
+    *,
+    environ: Mapping[str, str],
+    descriptors: Sequence[int],
+    open_files: int = 65536,
+) -> int:
+    """Like `start_as`, as pid 1 of namespaces of its own (mount, pid, ipc, uts) with `room` for its root.
+
+    The network is the host's.
+    """
+    record = _user(user)
+
+    def become(steps: Steps) -> None:
+        room.enter(steps)
+        steps("identity")
+        identity.set_resource_limits(open_files=open_files)
+        identity.set_small_limits(processes=PROCESSES_MAX)
+        _become(record)
+        steps("seccomp")
+        identity.forbid_new_privileges()
+        room.load_filters()
+
+    return _start(command, environ, descriptors, None, "/", become, namespaces=ROOM_NAMESPACES)
 
 
 def start_base_builder(
@@ -68,6 +95,23 @@ def start_base_builder(
     return _start(command, environ, descriptors, cgroup, "/", become)
 
 
+def _user(name: str) -> pwd.struct_passwd:
+    try:
+        record = pwd.getpwnam(name)
+    except KeyError:
+        raise RequirementError(f"there is no user {name!r}", hint="run scripts/setup") from None
+    if record.pw_uid == 0 or record.pw_gid == 0:
+        raise RequirementError(f"user {name!r} is root, or of its group", hint="name one without any power")
+    return record
+
+
+def _become(record: pwd.struct_passwd) -> None:
+    identity.keep_capabilities(frozenset())
+    os.setgroups([])
+    os.setresgid(record.pw_gid, record.pw_gid, record.pw_gid)
+    os.setresuid(record.pw_uid, record.pw_uid, record.pw_uid)
+
+
 def _start(
     command: Sequence[str],
     environ: Mapping[str, str],
@@ -75,6 +119,7 @@ def _start(
     cgroup: Cgroup | None,
     directory: str,
     become: Callable[[Steps], None],
+    namespaces: CloneFlag = children.NO_NAMESPACES,
 ) -> int:
     def body(end: socket.socket, steps: Steps) -> None:
         end.close()
@@ -88,6 +133,7 @@ def _start(
             os.dup2(fd, index)
         syscalls.close_range(len(high))
         become(steps)
+        identity.leave_keyrings()
         identity.forbid_new_privileges()
         identity.die_with_parent()
         os.umask(0o022)
@@ -97,7 +143,7 @@ def _start(
 
     ours, theirs = packets.packet_pair()
     with ours, theirs:
-        return children.fork_child(body, theirs)
+        return children.fork_child(body, theirs, namespaces=namespaces)
 
 
 def passed_environ(source: Mapping[str, str]) -> dict[str, str]:

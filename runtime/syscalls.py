@@ -82,13 +82,16 @@ FSMOUNT_CLOEXEC = 1
 _NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT = 428, 429, 430, 431, 432
 _NR_CLONE3, _NR_CLOSE_RANGE, _NR_MOUNT_SETATTR = 435, 436, 442
 _NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
+_NR_KEYCTL = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), -1)
+_KEYCTL_JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.syncfs.argtypes = [ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+_libc.setdomainname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syscall.restype = ctypes.c_long
@@ -153,6 +156,17 @@ def set_parent_death_signal(number: int) -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0), "prctl", "PR_SET_PDEATHSIG")
 
 
+def join_session_keyring() -> None:
+    """Give the caller a new session keyring, empty and without a name; keyctl(2)."""
+    _check(_call(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl", "KEYCTL_JOIN_SESSION_KEYRING")
+
+
+def setdomainname(name: str) -> None:
+    """The NIS domain of the caller's UTS namespace; setdomainname(2)."""
+    text = os.fsencode(name)
+    _check(_libc.setdomainname(text, len(text)), "setdomainname", name)
+
+
 def clone_sibling() -> int:
     """fork(2) whose child has the caller's parent as its parent (CLONE_PARENT). Returns 0 in the child.
 
@@ -167,6 +181,24 @@ def clone_into(cgroup_fd: int) -> int:
     sigchld = 17
     arguments = _CloneArgs(flags=int(CloneFlag.INTO_CGROUP), cgroup=cgroup_fd, exit_signal=sigchld)
     return _check(_call(_NR_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments)), "clone3", "CLONE_INTO_CGROUP")
+
+
+def clone_child(namespaces: CloneFlag) -> int:
+    """fork(2) whose child is in new namespaces. Returns 0 in the child.
+
+    The interpreter's fork hooks do not run: the child must exec or _exit soon.
+    """
+    sigchld = 17
+    arguments = _CloneArgs(flags=int(namespaces), exit_signal=sigchld)
+    return _check(_call(_NR_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments)), "clone3", str(namespaces))
+
+
+def forbid_dumps() -> None:
+    """No core file of this process, and no tracing or reading of it by others of its user; PR_SET_DUMPABLE, prctl(2).
+
+    Its files in /proc are root's from now on. An exec undoes it.
+    """
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl", "PR_SET_DUMPABLE")
 
 
 def mount(source: str | None, target: str, fstype: str | None, flags: MountFlag, options: str | None = None) -> None:

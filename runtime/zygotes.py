@@ -7,18 +7,20 @@ and standbys (forked, isolated, parked) are made off the path of requests and re
 import asyncio
 import contextlib
 import logging
-import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from runtime import packets, syscalls
-from runtime.errors import PagurusError, StartError
+import msgspec
+
+from runtime import attachments, conduct, packets
+from runtime.errors import PagurusError, RefusedError, StartError
 from runtime.fork import client
 from runtime.fork.client import ZygoteClient
 from runtime.forking import Forking
-from runtime.model import Environment, EnvironmentId, Limits, RuntimeName, SandboxId, ZygoteId
+from runtime.holdings import Holdings
+from runtime.model import MIB, Environment, EnvironmentId, Limits, RuntimeName, SandboxId, ZygoteId
 from runtime.netns import loopback
 from runtime.parts import Parts
 from runtime.protocol import ZygoteReady
@@ -50,6 +52,7 @@ class ZygoteHost:
         runtime: RuntimeName,
         environments: tuple[EnvironmentId, ...],
         imports: tuple[str, ...],
+        tenants: tuple[str, ...],
         parts: Parts,
         on_parked: Callable[[Sandbox], None],
         on_end: Callable[["ZygoteHost", str], None],
@@ -59,6 +62,8 @@ class ZygoteHost:
         self.runtime = runtime
         self.environments = environments  # those it can help
         self.mounted = environments
+        self.tenants = tenants
+        self.holdings = Holdings()
         self.base = ""
         self._root: list[Path] = []
         self._imports = imports
@@ -83,7 +88,9 @@ class ZygoteHost:
         self._forking: Forking | None = None
         self._first_uid = -1
         self._is_booting = True
+        self._watcher: conduct.Watch | None = None
         self.is_ended = False
+        self.is_refused = False
         self.ready: ZygoteReady | None = None
 
     async def start(self) -> ZygoteReady:
@@ -92,7 +99,10 @@ class ZygoteHost:
         try:
             imported = await self._boot()
             self._refuse_if_ended()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, RefusedError) and self._cgroup is not None and self._cgroup.oom_kills():
+                limit_bytes = self._parts.settings.zygote_memory_bytes
+                error.message += f": it needed more than zygote_memory_bytes, {limit_bytes / MIB:.0f} MiB"
             self._is_booting = False
             self.end("start failed")
             self._let_go()  # what was made after an `end` that came meanwhile
@@ -113,6 +123,7 @@ class ZygoteHost:
             memory_bytes=self._cgroup.memory_bytes(),
             import_ms=imported.import_ms,
             failed=imported.failed,
+            tenants=self.tenants,
         )
         return self.ready
 
@@ -121,19 +132,16 @@ class ZygoteHost:
         # Pinned for the zygote's life: a helper must not see other files than its interpreter was started from.
         self._root = parts.layers.root_lowers(self.runtime)
         self.base = self._root[-1].parent.name
-        self.mounted = tuple(one for one in self.environments if parts.layers.has_environment(one))
-        for lost in set(self.environments) - set(self.mounted):
-            log.warning("zygote=%s does without environment %s, which is not whole", self.id, lost[:12])
-        if self.environments and not self.mounted:
-            raise StartError("rootfs", "its environments are not in the store", hint="deploy the functions again")
-        known = {name: parts.layers.manifest(name).environment for name in self.mounted}
-        _refuse_conflict(known.values())
+        trusted = parts.settings.trusted_packages
+        self.holdings = Holdings.read(self.id, parts.layers, self.environments, trusted)
+        self.mounted = tuple(self.holdings.environments)
+        known = self.holdings.environments
         self._first_uid = parts.ranges.acquire()
         self._parent = parts.cgroups.create(self._path)
         self._parent.allow_entry(self._first_uid)
         self._cgroup = parts.cgroups.create(f"{self._path}/zygote")
         self._cgroup.allow_entry(self._first_uid)
-        tree = self._tree(None)
+        tree = attachments.tree(parts, self._root, self.base, None)
         try:
             tree.append(Attachment(mounts.tmpfs(ZYGOTE_TMP_BYTES), "tmp", "tmp"))
             if known:
@@ -148,7 +156,7 @@ class ZygoteHost:
                 make_network=loopback.make,
             )
         finally:
-            _close(tree)
+            attachments.close(tree)
         limits = Limits(memory_bytes=parts.settings.zygote_memory_bytes, pids=64, cpu_millis=100_000)
         self._cgroup.set_limits(limits)
         return await self._launch(known)
@@ -161,13 +169,18 @@ class ZygoteHost:
             command = client.command(f"/usr/bin/{self.runtime}", self._parts.module)
             launched = await self._namespace.launch(command, client.ENVIRON, control=theirs)
         self._client = ZygoteClient(packets.PacketSocket(ours), launched.pid, launched.pidfd, self._parts.reaper)
-        self._forking = Forking(self._client, self._parts.reaper, partial(self._watch, self))
+        watch = partial(self._watch, self)
+        self._forking = Forking(self._client, self._parts.reaper, watch, first_uid=self._first_uid)
         self._parts.reaper.watch(launched.pid, self._zygote_exited)
+        assert self._cgroup is not None and self._parent is not None
+        limit_bytes = self._parts.settings.zygote_memory_bytes
+        self._watcher = conduct.Watch(launched.pid, (self._cgroup, self._parent), limit_bytes)
         return await self._client.configure(
             imports=self._imports,
             environments={name: environment.distributions for name, environment in known.items()},
             zygote_filter=seccomp.zygote_program(),
             helper_filter=seccomp.helper_program(),
+            look=self._watcher.look,
         )
 
     def _refuse_if_ended(self) -> None:
@@ -178,15 +191,25 @@ class ZygoteHost:
         """Take the zygote's answers and keep the pools filled until it ends. Run as a task after `start`."""
         assert self._client is not None
         async with asyncio.TaskGroup() as group:
-            refill = group.create_task(self._refill())
+            tasks = [group.create_task(self._refill()), group.create_task(self._keep_watch())]
             await self._client.serve()
-            refill.cancel()
+            for task in tasks:
+                task.cancel()
         self.end("the zygote ended")
+
+    async def _keep_watch(self) -> None:
+        assert self._client is not None and self._watcher is not None
+        zygote = self._client
+        zygote.fault = await self._watcher.until_fault(lambda: zygote.is_asked or self._making.locked())
+        zygote.close()
 
     # --- pools
 
-    def set_targets(self, targets: dict[EnvironmentId | None, int]) -> None:
-        """How many standbys to keep, by the environment mounted in them."""
+    def set_targets(self, targets: dict[EnvironmentId | None, int], tenants: tuple[str, ...] | None = None) -> None:
+        """How many standbys to keep, by the environment mounted in them; and who has chosen all that it holds."""
+        if tenants is not None and tenants != self.tenants:
+            self.tenants = tenants
+            self.ready = msgspec.structs.replace(self.ready, tenants=tenants) if self.ready else None
         targets = {one: count for one, count in targets.items() if one is None or one in self.environments}
         self._targets = targets
         for environment in list(self._empty):
@@ -283,7 +306,7 @@ class ZygoteHost:
         number = next(self._parts.numbers)
         name = SandboxId(f"{self.id}.{number}")
         uid = self._uids.acquire()
-        tree = self._tree(environment)
+        tree = attachments.tree(self._parts, self._root, self.base, environment)
         try:
             async with self._making:  # the builder answers in order
                 if self.is_ended or self._namespace is None:
@@ -302,26 +325,12 @@ class ZygoteHost:
             self._uids.release(uid)
             raise
         finally:
-            _close(tree)
+            attachments.close(tree)
         self._living.add(name)
         if self.is_ended:
             self._scrap(made)
             raise StartError("netns", f"zygote {self.id} has ended")
         return made
-
-    def _tree(self, environment: EnvironmentId | None) -> list[Attachment]:
-        """Root and devices, and an environment if one is given: fresh clones, the caller's to close."""
-        parts = self._parts
-        tree = [Attachment(parts.overlays.clone(f"root {self.base}", lambda: self._root), "", "root")]
-        try:
-            tree.append(Attachment(syscalls.open_tree(parts.devices), "dev", "devices"))
-            if environment is not None:
-                mounted = parts.overlays.clone(environment, lambda: parts.layers.environment_lowers([environment]))
-                tree.append(Attachment(mounted, "opt/env", "environment"))
-        except BaseException:
-            _close(tree)
-            raise
-        return tree
 
     def _scrap(self, unused: Sandbox) -> None:
         """Give back a sandbox whose process never was, or is unknown."""
@@ -340,6 +349,9 @@ class ZygoteHost:
         if self.is_ended:
             return
         self.is_ended = True
+        fault = self._client.fault if self._client is not None else ""
+        self.is_refused = bool(fault)
+        reason = f"the zygote was refused: {fault}" if fault else reason
         for pool in self._empty.values():
             for unused in pool:
                 self._scrap(unused)
@@ -351,6 +363,8 @@ class ZygoteHost:
     def _let_go(self) -> None:
         if self._client is not None:
             self._client.close()
+        if self._watcher is not None:
+            self._watcher.end_others()
         if self._is_booting and self._cgroup is not None:
             self._cgroup.kill()  # so that `start` fails soon
         self._close_if_last()
@@ -383,17 +397,3 @@ class ZygoteHost:
     @property
     def pid(self) -> int:
         return self._client.pid if self._client is not None else -1
-
-
-def _refuse_conflict(environments: Iterable[Environment]) -> None:
-    """One version of a distribution only: modules are told apart by its name. Raises StartError."""
-    versions: dict[str, str] = {}
-    for environment in environments:
-        for one in environment.distributions:
-            if versions.setdefault(one.name, one.version) != one.version:
-                raise StartError("rootfs", f"{one.name} would be there as {versions[one.name]} and as {one.version}")
-
-
-def _close(tree: list[Attachment]) -> None:
-    for attachment in tree:
-        os.close(attachment.fd)

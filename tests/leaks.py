@@ -1,12 +1,15 @@
 """The leak check: what the kernel and the disk hold of ours before a test must be all that they hold after it.
 
-Looks at processes (descendants, those in our cgroups, those with a uid of our ranges), mounts and named network
-namespaces, cgroups of every hierarchy, descriptors of the calling process, and the store's folders of rubbish.
+Looks at processes (descendants, those in our cgroups, those with a uid of our ranges), mounts, named network
+namespaces, ports and tables of nftables, cgroups of every hierarchy, descriptors of the calling process, and the
+store's folders of rubbish.
 """
 
 import contextlib
 import itertools
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -84,6 +87,8 @@ class Holdings:
     descendants: frozenset[str]
     mounts: frozenset[str]
     network_names: frozenset[str]
+    network_links: frozenset[str]
+    network_rules: frozenset[str]
     descriptors: frozenset[str]
 
     @classmethod
@@ -93,6 +98,8 @@ class Holdings:
             descendants=frozenset(f"{pid} {_command(pid)}" for pid in descendants(os.getpid())),
             mounts=frozenset(line.split(" ", 1)[1] for line in mounts),
             network_names=frozenset(os.listdir("/run/netns") if os.path.isdir("/run/netns") else ()),
+            network_links=frozenset(name for _, name in socket.if_nameindex() if name.startswith("pg")),
+            network_rules=frozenset(_tables()),
             descriptors=frozenset(descriptors()),
         )
 
@@ -139,6 +146,13 @@ def descriptors() -> Iterator[str]:
             target = os.readlink(f"/proc/self/fd/{name}")
             if not target.startswith(f"/proc/{os.getpid()}/fd"):
                 yield f"{name} {target}"
+
+
+def _tables() -> Iterator[str]:
+    """Tables of nftables that are a node's, in this network namespace."""
+    if os.path.exists("/usr/sbin/nft"):
+        listed = subprocess.run(["/usr/sbin/nft", "list", "tables"], capture_output=True, text=True, check=False)
+        yield from (line for line in listed.stdout.splitlines() if " pagurus_" in line)
 
 
 def _statuses() -> Iterator[tuple[int, dict[str, int]]]:

@@ -147,7 +147,9 @@ class Bed:
         if isinstance(files, str):
             files = {"main.py": files}
         code = CodeId(hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest())
-        _write_tree(Path(self.parts.settings.state_dir) / "code" / code, files)
+        place = Path(self.parts.settings.state_dir) / "code" / code
+        if not place.exists():  # else a sandbox may be reading it
+            _write_tree(place, files)
         return code
 
     def write_layer(
@@ -205,6 +207,7 @@ class Bed:
         environment: EnvironmentId | None = None,
         limits: Limits | None = None,
         environ: dict[str, str] | None = None,
+        egress: tuple[str, ...] = (),
     ) -> Assignment:
         return Assignment(
             function=FunctionName("test"),
@@ -214,6 +217,7 @@ class Bed:
             environment=environment,
             limits=limits or Limits(),
             environ=environ or {},
+            egress=egress,
         )
 
     # --- builds

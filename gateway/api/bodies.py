@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 from aiohttp import BodyPartReader, StreamReader, web
+from aiohttp.http import HttpProcessingError
 from aiohttp.web_exceptions import HTTPException
 
 from gateway.api.problems import ProblemError, problem
@@ -14,10 +15,10 @@ from gateway.deploys import DeploySettings
 from gateway.invocation import Failure
 from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
-from runtime.model import HANDLER_PATTERN, MIB, Limits, RuntimeName
+from gateway.secrets import NAME_PATTERN
+from runtime import egress
+from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, TENANT_PATTERN, Limits, RuntimeName
 
-BODY_TIMEOUT_S = 30.0  # of an invocation's parameter, from its headers on
-UPLOAD_TIMEOUT_S = 600.0
 SETTINGS_BYTES_MAX = 256 * 1024
 REQUIREMENTS_BYTES_MAX = 64 * 1024
 ENVIRON_BYTES_MAX = 4096
@@ -54,9 +55,13 @@ class _SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
     limits: _LimitsBody = msgspec.field(default_factory=_LimitsBody)
     environ: dict[str, str] = {}
     policy: str = ""
+    egress: str | list[str] = egress.NONE
+    tenant: str = DEFAULT_TENANT
+    reuse: bool = True
+    secrets: dict[str, str | None] = {}
 
 
-async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
+async def read_parameter(request: web.BaseRequest, limit_bytes: int, *, timeout_s: float) -> bytes:
     """The invocation's JSON parameter, `null` for an empty body. Raises ProblemError."""
     content = request.content
     if content.is_eof():  # all of it has come with the headers
@@ -68,7 +73,7 @@ async def read_parameter(request: web.BaseRequest, limit_bytes: int) -> bytes:
         if length is not None and length > limit_bytes:
             raise _too_large("request_bytes", limit_bytes, f"the body has {length} bytes")
         await _invite(request)
-        body = await _read(content, limit_bytes, "request_bytes")
+        body = await _read(content, limit_bytes, "request_bytes", timeout_s)
     return check_json(body) if body else b"null"
 
 
@@ -86,7 +91,7 @@ def check_json(body: bytes) -> bytes:
 
 
 async def read_deploy(
-    request: web.BaseRequest, *, upload_bytes: int, store_dir: Path, runtimes: Runtimes
+    request: web.BaseRequest, *, upload_bytes: int, timeout_s: float, store_dir: Path, runtimes: Runtimes
 ) -> tuple[DeploySettings, int]:
     """Settings and a descriptor of the archive, which is the caller's. Raises ProblemError."""
     if request.content_type != "multipart/form-data":
@@ -95,7 +100,7 @@ async def read_deploy(
     archive = -1
     await _invite(request)
     try:
-        async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             async for part in await request.multipart():
                 name = part.name if isinstance(part, BodyPartReader) else None
                 if name == "settings" and settings is None and isinstance(part, BodyPartReader):
@@ -110,8 +115,8 @@ async def read_deploy(
             raise problem("malformed-upload", "the part `code` is missing: the archive (zip or tar)")
     except TimeoutError as error:
         _close(archive)
-        raise problem("request-timed-out", f"the upload took longer than {UPLOAD_TIMEOUT_S:g} s") from error
-    except (ValueError, AssertionError, web.RequestPayloadError, HTTPException) as error:
+        raise problem("request-timed-out", f"the upload took longer than upload_timeout_s = {timeout_s:g} s") from error
+    except (ValueError, AssertionError, web.RequestPayloadError, HTTPException, HttpProcessingError) as error:
         _close(archive)
         raise problem("malformed-upload", f"cannot read the multipart body: {error}") from error
     except BaseException:
@@ -144,6 +149,10 @@ def parse_settings(body: bytes, runtimes: Runtimes) -> DeploySettings:
         limits=_limits(found.limits),
         environ=_environ(found.environ),
         policy=_policy(found.policy),
+        egress=_egress(found.egress),
+        tenant=_tenant(found.tenant),
+        reuse=found.reuse,
+        secrets=_secrets(found.secrets),
     )
 
 
@@ -152,10 +161,24 @@ def runtime_problem(error: UnknownRuntimeError) -> ProblemError:
     return ProblemError(Failure(word="invalid-settings", detail=error.message, hint=error.hint))
 
 
+def _tenant(name: str) -> str:
+    if not TENANT_PATTERN.fullmatch(name):
+        detail = f"tenant is {name[:100]!r}: a letter, then up to 62 lower-case letters, digits and '-'"
+        raise problem("invalid-settings", detail)
+    return name
+
+
 def _policy(name: str) -> str:
     if name and name not in POLICIES:
         raise problem("invalid-settings", f"policy is {name[:100]!r}, not one of {', '.join(sorted(POLICIES))}")
     return name
+
+
+def _egress(wanted: str | list[str]) -> tuple[str, ...]:
+    try:
+        return egress.check(wanted)
+    except ValueError as error:
+        raise problem("invalid-settings", f"egress: {error}") from error
 
 
 def _limits(found: _LimitsBody) -> Limits:
@@ -177,6 +200,24 @@ def _environ(found: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def _secrets(found: dict[str, str | None]) -> dict[str, str | None]:
+    for name, value in found.items():
+        if not NAME_PATTERN.fullmatch(name):
+            rule = "letters, digits and '_', not first a digit, at most 128"
+            raise problem("invalid-settings", f"secrets has {name[:100]!r}: a name is {rule}")
+        if value is not None and ("\0" in value or not _is_utf8(value)):
+            raise problem("invalid-settings", f"the secret {name} has a NUL byte or is no text")
+    return found
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold
+        return False
+    return True
+
+
 async def _invite(request: web.BaseRequest) -> None:
     """Answer `Expect: 100-continue`: the client sends its body only now. Raises ProblemError."""
     expect = request.headers.get("Expect")
@@ -188,11 +229,11 @@ async def _invite(request: web.BaseRequest) -> None:
     request.writer.output_size = 0  # the answer proper has not begun
 
 
-async def _read(content: StreamReader, limit_bytes: int, limit_name: str) -> bytes:
+async def _read(content: StreamReader, limit_bytes: int, limit_name: str, timeout_s: float) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while size <= limit_bytes:
                 chunk = await content.readany()
                 if not chunk and content.at_eof():
@@ -200,7 +241,7 @@ async def _read(content: StreamReader, limit_bytes: int, limit_name: str) -> byt
                 chunks.append(chunk)
                 size += len(chunk)
     except TimeoutError as error:
-        raise problem("request-timed-out", f"the body took longer than {BODY_TIMEOUT_S:g} s") from error
+        raise problem("request-timed-out", f"the body took longer than body_timeout_s = {timeout_s:g} s") from error
     except web.RequestPayloadError as error:
         raise problem("bad-request", f"the body cannot be read: {error}") from error
     raise _too_large(limit_name, limit_bytes, "the body is longer")

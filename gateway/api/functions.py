@@ -18,6 +18,7 @@ from gateway.invocation import Failure
 from gateway.runtimes import UnknownRuntimeError
 from gateway.services import Services
 from gateway.store.functions import StoredFunction
+from runtime import egress
 from runtime.errors import BuildError, StartError
 from runtime.model import FunctionName
 
@@ -57,10 +58,14 @@ class FunctionRoutes:
         settings, archive = await read_deploy(
             request,
             upload_bytes=services.settings.upload_bytes,
+            timeout_s=services.settings.upload_timeout_s,
             store_dir=self._store_dir,
             runtimes=services.runtimes,
         )
         try:
+            if settings.egress and services.welcome.egress_refusal:
+                reason = services.welcome.egress_refusal
+                raise problems.problem("invalid-settings", f"egress: no function can have it on this node: {reason}")
             with services.runtimes.deploying(settings.runtime):
                 return await stream.answer(request, partial(self._deploy, function, settings, archive))
         except UnknownRuntimeError as error:  # given up while the archive came
@@ -107,8 +112,12 @@ def _version(version: Version) -> dict[str, Any]:
         "handler": version.handler,
         "limits": msgspec.to_builtins(version.limits),
         "environ": sorted(version.environ),  # names only: values may be secrets
+        "secrets": version.secrets.names,
         "requirements": version.requirements,
         "policy": version.policy,
+        "egress": egress.shown(version.egress),
+        "tenant": version.tenant,
+        "reuse": version.reuse,
         "code": version.code,
         "environment": environment.id if environment else None,
         "distributions": [f"{one.name}=={one.version}" for one in environment.distributions] if environment else [],

@@ -4,27 +4,26 @@ aiohttp's low-level server, without its application layer: one dictionary step a
 router, middlewares and signals, which cost as much as a whole warm invocation.
 """
 
-import asyncio
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from urllib.parse import unquote
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.access import Access, AccessError, Needs
 from gateway.api import problems
+from gateway.api.connections import ConnectionLimits, Connections, ProblemHandler
 from gateway.invocation import Failure
 from runtime.errors import PagurusError
 
 log = logging.getLogger(__name__)
 
-FIRST_REQUEST_TIMEOUT_S = 20.0
-KEEP_ALIVE_S = 75.0
-LINGERING_S = 3.0  # read and drop the rest of a refused body, so that the client sees the answer
 HOSTS_CACHED_MAX = 64
+SAFE_METHODS = ("GET", "HEAD")
+FOREIGN_SITES = ("cross-site", "same-site")  # Fetch Metadata: what browsers say of a page that asks another origin
 PATHS_CACHED_MAX = 1000
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
@@ -38,6 +37,7 @@ class Route:
     method: str
     path: str
     handler: Handler
+    needs: Needs = Needs.ADMIN
 
 
 class Router:
@@ -45,20 +45,20 @@ class Router:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
-        self._paths: list[tuple[list[str], dict[str, Handler]]] = []
+        self._paths: list[tuple[list[str], dict[str, Route]]] = []
         for route in routes:
             segments = route.path.split("/")
             for known, methods in self._paths:
                 if known == segments:
-                    methods[route.method] = route.handler
+                    methods[route.method] = route
                     break
             else:
-                self._paths.append((segments, {route.method: route.handler}))
+                self._paths.append((segments, {route.method: route}))
         self._paths.sort(key=lambda entry: -len(entry[0]))
-        self._found: dict[tuple[str, str], tuple[Handler, str]] = {}
+        self._found: dict[tuple[str, str], tuple[Route, str]] = {}
 
-    def find(self, method: str, path: str) -> tuple[Handler, str]:
-        """Handler and parameter. Raises ProblemError: not-found, method-not-allowed."""
+    def find(self, method: str, path: str) -> tuple[Route, str]:
+        """Route and parameter. Raises ProblemError: not-found, method-not-allowed."""
         found = self._found.get((method, path))
         if found is None:
             found = self._search(method, path)
@@ -67,7 +67,7 @@ class Router:
             self._found[method, path] = found
         return found
 
-    def _search(self, method: str, path: str) -> tuple[Handler, str]:
+    def _search(self, method: str, path: str) -> tuple[Route, str]:
         segments = path.split("/")
         for known, methods in self._paths:
             if len(known) != len(segments):
@@ -75,13 +75,13 @@ class Router:
             parameter = _match(known, segments)
             if parameter is None:
                 continue
-            handler = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
-            if handler is None:
+            route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+            if route is None:
                 allowed = ", ".join(sorted(methods))
                 raise problems.problem(
                     "method-not-allowed", f"{path} takes {allowed}, not {method}", headers={"Allow": allowed}
                 )
-            return handler, parameter
+            return route, parameter
         detail = f"there is nothing at {path[:200]}"
         if path.startswith("/v1/functions/"):
             detail += "; a function's name has no slash: a-z, then a-z, 0-9 or '-', at most 63 characters"
@@ -89,10 +89,16 @@ class Router:
 
 
 class HostGuard:
-    """Refuses requests that a web page of another origin made the browser send (DNS rebinding)."""
+    """Refuses requests that a web page of another origin made the browser send.
 
-    def __init__(self, listen_host: str) -> None:
-        self._listen_host = listen_host
+    Host: a name that is not ours may be one that was bound to our address on purpose (DNS rebinding). On loopback its
+    names and addresses are ours; elsewhere every address, since nobody can rebind that, and the names of `hosts`.
+    Origin: a page may ask only where it came from, so it must be the Host itself.
+    """
+
+    def __init__(self, listen_host: str, hosts: Sequence[str] = (), *, is_local: bool = True) -> None:
+        self._names = {"localhost", listen_host.lower(), *(name.lower().rstrip(".") for name in hosts)}
+        self._is_local = is_local
         self._good: set[str] = set()
 
     def check(self, request: web.BaseRequest) -> None:
@@ -100,82 +106,43 @@ class HostGuard:
         headers = request.headers
         host = headers.get("Host", "localhost")
         if host not in self._good:
-            self._admit(host, "Host")
+            self._admit(host)
         origin = headers.get("Origin")
-        if origin is not None:
-            self._admit(origin.partition("://")[2], "Origin")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            raise problems.problem("forbidden-host", f"Origin is {origin[:100]!r}: only a page of this node may ask it")
+        if request.method not in SAFE_METHODS and headers.get("Sec-Fetch-Site") in FOREIGN_SITES:
+            raise problems.problem("forbidden-host", "a page of another site made the browser send this")
 
-    def _admit(self, host: str, header: str) -> None:
+    def _admit(self, host: str) -> None:
         if not self._is_ours(host):
-            raise problems.problem(
-                "forbidden-host", f"{header} is {host[:100]!r}: this node answers to loopback names only"
-            )
+            ours = "loopback names only" if self._is_local else "addresses, and to the names of the setting `hosts`"
+            raise problems.problem("forbidden-host", f"Host is {host[:100]!r}: this node answers to {ours}")
         if len(self._good) < HOSTS_CACHED_MAX:
             self._good.add(host)
 
     def _is_ours(self, host: str) -> bool:
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if name.lower().rstrip(".") in ("localhost", self._listen_host):
+        if name.lower().rstrip(".") in self._names:
             return True
         try:
-            return ipaddress.ip_address(name).is_loopback
+            return ipaddress.ip_address(name).is_loopback or not self._is_local
         except ValueError:
             return False
-
-
-class ProblemHandler(RequestHandler):
-    """One connection: its protocol errors are problem documents, and it must ask something soon."""
-
-    __slots__ = ("_first_request_timer",)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        loop = asyncio.get_running_loop()
-        self._first_request_timer = loop.call_later(FIRST_REQUEST_TIMEOUT_S, self._close_if_silent)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._first_request_timer.cancel()
-        super().connection_lost(exc)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("request failed", exc_info=exc)
-            failure = Failure(word="internal", detail="the gateway failed; its log has the reason")
-        else:
-            failure = Failure(word="bad-request", detail=str(message or exc or "malformed HTTP")[:300])
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer had begun: it cannot become a problem document")
-        response = problems.respond(failure)
-        response.force_close()
-        return response
-
-    def _close_if_silent(self) -> None:
-        if self._request_count == 0:
-            self.force_close()
 
 
 class Server(web.Server):
     """Serves `router` behind `guard`."""
 
-    def __init__(self, router: Router, guard: HostGuard) -> None:
+    def __init__(self, router: Router, guard: HostGuard, access: Access, limits: ConnectionLimits) -> None:
         super().__init__(self._dispatch)
         self._router = router
         self._guard = guard
+        self._access = access
+        self._limits = limits
+        self.admission = Connections(limits.connections_max, limits.connections_per_address)
 
     def __call__(self) -> RequestHandler:
-        return ProblemHandler(
-            self,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEP_ALIVE_S,
-            lingering_time=LINGERING_S,
-            access_log=None,  # type: ignore[arg-type]
-        )
+        return ProblemHandler(self, self._limits, self.admission)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -183,10 +150,15 @@ class Server(web.Server):
             path = request.raw_path.partition("?")[0]
             if not path.startswith("/"):
                 path = request.rel_url.raw_path
-            handler, parameter = self._router.find(request.method, path)
-            return await handler(request, parameter)
+            route, parameter = self._router.find(request.method, path)
+            if self._access.is_required:
+                self._access.check(request.headers.get("Authorization"), route.needs, parameter)
+            return await route.handler(request, parameter)
         except problems.ProblemError as error:
             return problems.respond(error.failure, status=error.status, headers=error.headers)
+        except AccessError as error:
+            headers = {"WWW-Authenticate": error.challenge} if error.challenge else {}
+            return problems.respond(error.failure, headers=headers)
         except web.HTTPException as error:
             return problems.respond(Failure(word="bad-request", detail=error.reason))
         except PagurusError as error:

@@ -36,7 +36,11 @@ class InvocationRoutes:
             check_name(name)
             raise problems.problem("unknown-function", f"function {name} is not deployed")
         version = self._services.fleet.current(function.name)
-        payload = await read_parameter(request, version.limits.request_bytes)
+        if version.secrets.unreadable is not None:
+            raise problems.unreadable_secrets(version.secrets.unreadable)
+        payload = await read_parameter(
+            request, version.limits.request_bytes, timeout_s=self._services.settings.body_timeout_s
+        )
         invocation = await self._services.fleet.invoke(version, payload)
         headers = {
             "X-Pagurus-Invocation-Id": invocation.id,
@@ -100,6 +104,7 @@ def _resource(record: Record, *, with_output: bool) -> dict[str, Any]:
         "version": record.version,
         "status": record.status,
         "start_kind": record.start_kind,
+        "start_note": record.start_note,
         "started": iso_time(record.started_s),
         "duration_ms": record.duration_ms,
         "phases_ms": record.phases,

@@ -43,6 +43,8 @@ class LiveRoutes:
             "version": function.version.id,
             "runtime": function.version.runtime,
             "environment": pool.spec.environment,
+            "tenant": pool.spec.tenant,
+            "obstacle": pool.spec.obstacle,
             "pool": pool_counts(pool, pools),
             "next_start": next_start(pool, pools),
             "zygotes": self._zygotes(pool),
@@ -91,7 +93,7 @@ def pool_of(pools: Pools, name: FunctionName) -> Pool | None:
 def kind_from(zygote: LiveZygote, pool: Pool) -> StartKind | None:
     """The kind of a start of the function from this zygote; None: it cannot start it."""
     spec = pool.spec
-    if zygote.runtime != spec.runtime:
+    if zygote.runtime != spec.runtime or not zygote.may_help(spec):
         return None
     if spec.environment is None:
         return StartKind.HELPED if zygote.is_base else None

@@ -7,8 +7,11 @@ from aiohttp import web
 
 from gateway.api import problems
 from gateway.api.openapi import DOCUMENT
+from gateway.scheduler.quarantine import Suspicion
+from gateway.scheduler.relief import Relief
 from gateway.scheduler.zygotes import ZygoteEntry
 from gateway.services import Services
+from runtime.model import EnvironmentId
 from runtime.protocol import NodeStatus
 
 _OPENAPI = msgspec.json.encode(DOCUMENT)
@@ -52,7 +55,8 @@ class NodeRoutes:
     async def zygotes(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
         """GET /v1/zygotes."""
         entries = self._services.keeper.zygotes.entries.values()
-        return _json({"zygotes": [self._zygote(entry) for entry in entries]})
+        kept_out = [self._kept_out(*one) for one in self._services.keeper.quarantine.kept_out.items()]
+        return _json({"zygotes": [self._zygote(entry) for entry in entries], "kept_out": kept_out})
 
     async def status(self, _: web.BaseRequest, __: str) -> web.StreamResponse:
         """GET /v1/status."""
@@ -79,6 +83,7 @@ class NodeRoutes:
                     "running": fleet.running_count,
                     "waiting": fleet.pools.waiting_count,
                 },
+                "memory": _memory(services.keeper.relief),
                 "start_kinds": dict(fleet.start_kinds),
                 "failures": dict(fleet.failures),
                 "records_lost": services.records.lost_count,
@@ -96,6 +101,19 @@ class NodeRoutes:
             }
         )
 
+    def _kept_out(self, environment: EnvironmentId, suspicion: Suspicion) -> dict[str, Any]:
+        return {
+            "environment": environment,
+            "functions": [
+                name
+                for name, function in self._services.registry.functions.items()
+                if function.version.environment is not None and function.version.environment.id == environment
+            ],
+            "reason": suspicion.reason,
+            "refusals": suspicion.times,
+            "ends_in_s": max(0.0, suspicion.ends_s - self._services.clock.monotonic_s()),
+        }
+
     def _zygote(self, entry: ZygoteEntry) -> dict[str, Any]:
         fleet = self._services.fleet
         live = fleet.pools.sources.zygotes.get(entry.id)
@@ -111,6 +129,7 @@ class NodeRoutes:
             "id": entry.id,
             "runtime": runtime,
             "state": entry.state,
+            "tenants": sorted(live.tenants if live else entry.spec.tenants if entry.spec else ()),
             "reason": entry.reason,
             "tries": entry.tries,
             "environments": environments,
@@ -133,6 +152,19 @@ async def node_status(services: Services) -> NodeStatus:
         return await services.node.status()
     except TimeoutError:
         return NodeStatus(ticket=0)  # show what we know
+
+
+def _memory(relief: Relief) -> dict[str, Any]:
+    """What is left, how short that is, and what was given up for it since the gateway began."""
+    reading, pressure = relief.pressure.reading, relief.pressure
+    return {
+        "level": relief.level.name.lower(),
+        "available_bytes": reading.available_bytes if reading else None,
+        "total_bytes": reading.total_bytes if reading else None,
+        "low_percent": pressure.low_percent,
+        "critical_percent": pressure.critical_percent,
+        "given_up": dict(relief.given_up),
+    }
 
 
 def _json(value: object) -> web.Response:

@@ -77,7 +77,7 @@ _POST: Json = _operation(
         "200": {**_answer("the function's result", {}), "headers": _INVOCATION_HEADERS},
         **_problems(
             *("unknown-function", "invalid-name", "malformed-json", "request-too-large", "request-timed-out"),
-            *("queue-full", "start-failed", "draining", *_FUNCTION_FAILURES),
+            *("queue-full", "start-failed", "draining", "secrets-unreadable", *_FUNCTION_FAILURES),
         ),
     },
     parameters=[_NAME],
@@ -196,9 +196,17 @@ _PATHS: Json = {
             parameters=[{"name": "dry_run", "in": "query", "schema": {"type": "boolean", "default": False}}],
         )
     },
-    "/v1/zygotes": {
-        "get": _operation("listZygotes", "All zygotes", {"200": _answer("zygotes", list_of("zygotes", "Zygote"))})
+    "/v1/rotate-key": {
+        "post": _operation(
+            "rotateKey",
+            "Encrypt all secrets at rest with a new key",
+            {
+                "200": _answer("done", record(key=TEXT, secrets=COUNT)),
+                **_problems("secrets-unreadable"),
+            },
+        )
     },
+    "/v1/zygotes": {"get": _operation("listZygotes", "All zygotes", {"200": _answer("zygotes", ref("Zygotes"))})},
     "/v1/status": {"get": _operation("status", "This node", {"200": _answer("status", ref("Status"))})},
     "/healthz": {
         "get": _operation("healthz", "Whether the gateway lives", {"200": _answer("it does", {"type": "object"})})

@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.invocation import Failure, UserError
+from runtime.errors import PagurusError
 
 TYPE_PREFIX = "urn:pagurus:problem:"
 CONTENT_TYPE = "application/problem+json"
@@ -17,6 +18,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "invalid-name": (400, "The function's name breaks the rule"),
     "invalid-settings": (400, "A setting of the function is wrong"),
     "invalid-query": (400, "A query parameter is wrong"),
+    "unauthorized": (401, "The request needs a token"),
+    "forbidden": (403, "The token does not allow this"),
     "forbidden-host": (403, "The Host or Origin is not this node"),
     "unknown-function": (404, "There is no such function"),
     "unknown-invocation": (404, "There is no such invocation"),
@@ -37,6 +40,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "build-index": (503, "The package index cannot be used"),
     "build-limit": (422, "The build reached a limit"),
     "build-base": (503, "The runtime's base file system is not usable"),
+    "secrets-unreadable": (503, "The secrets cannot be decrypted"),
     "build-internal": (500, "The build failed"),
     "function-exception": (500, "The function raised an exception"),
     "function-exited": (500, "The function ended its process"),
@@ -50,6 +54,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "function-timed-out": (504, "The function did not answer in time"),
     "queue-full": (429, "Too many requests wait already"),
     "start-failed": (503, "No sandbox could be started"),
+    "memory-short": (503, "The node is short of memory"),
+    "too-many-connections": (503, "Too many connections are open"),
     "draining": (503, "The node is stopping"),
     "node-busy": (503, "The node's daemon did not answer in time"),
     "not-ready": (503, "The node is not ready yet"),
@@ -73,6 +79,11 @@ def problem(word: str, detail: str, *, headers: dict[str, str] | None = None) ->
     return ProblemError(Failure(word=word, detail=detail), headers=headers)
 
 
+def unreadable_secrets(error: PagurusError) -> ProblemError:
+    """The key of the secrets is lost or another one."""
+    return ProblemError(Failure(word="secrets-unreadable", detail=error.message, hint=error.hint))
+
+
 def document(failure: Failure, *, status: int | None = None, invocation: str | None = None) -> dict[str, Any]:
     """The problem document of a failure."""
     usual, title = TABLE[failure.word]
@@ -80,7 +91,7 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
         "type": TYPE_PREFIX + failure.word,
         "title": title,
         "status": status or usual,
-        "detail": failure.detail,
+        "detail": _plain(failure.detail),
     }
     if failure.hint:
         found["hint"] = failure.hint
@@ -89,6 +100,11 @@ def document(failure: Failure, *, status: int | None = None, invocation: str | N
     if failure.error is not None:
         found["error"] = user_error(failure.error)
     return found
+
+
+def _plain(text: str) -> str:
+    """Text that can be sent: headers that are not UTF-8 come with half characters, and some details quote them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def user_error(error: UserError) -> dict[str, str]:

@@ -5,7 +5,16 @@ from typing import Any
 from gateway.api.bodies import RANGES
 from gateway.api.problems import TABLE, TYPE_PREFIX
 from gateway.scheduler.policies import POLICIES
-from runtime.model import FUNCTION_NAME_PATTERN, HANDLER_PATTERN, RUNTIME_NAME_PATTERN, StartKind
+from gateway.secrets import NAME_PATTERN, SECRETS_BYTES_MAX, SECRETS_MAX
+from runtime import egress
+from runtime.model import (
+    DEFAULT_TENANT,
+    FUNCTION_NAME_PATTERN,
+    HANDLER_PATTERN,
+    RUNTIME_NAME_PATTERN,
+    TENANT_PATTERN,
+    StartKind,
+)
 
 Json = dict[str, Any]
 
@@ -44,6 +53,18 @@ _LIMITS: Json = {
     },
 }
 
+_EGRESS: Json = {
+    "description": "none, internet (public addresses), or rules CIDR[:PORT[-PORT]][/tcp|/udp] and internet among them",
+    "oneOf": [
+        {"enum": [egress.NONE, egress.INTERNET]},
+        {
+            "type": "array",
+            "items": {"type": "string", "maxLength": egress.RULE_LENGTH_MAX},
+            "maxItems": egress.RULES_MAX,
+        },
+    ],
+}
+
 _VERSION: Json = record(
     version=_DIGEST,
     deployed=_TIME,
@@ -51,8 +72,12 @@ _VERSION: Json = record(
     handler=TEXT,
     limits=ref("Limits"),
     environ={**_TEXTS, "description": "names only"},
+    secrets={**_TEXTS, "description": "names only"},
     requirements=TEXT,
     policy=TEXT,
+    egress=_EGRESS,
+    tenant=TEXT,
+    reuse={"type": "boolean", "description": "whether a sandbox serves more than one invocation"},
     code=_DIGEST,
     environment=_or_null(_DIGEST),
     distributions=_TEXTS,
@@ -92,7 +117,20 @@ _SETTINGS: Json = record(
         "requirements": {"type": ["string", "null"], "description": "lines of a requirements.txt"},
         "limits": ref("Limits"),
         "environ": {"type": "object", "additionalProperties": TEXT, "description": "4 KiB in all"},
+        "egress": {**_EGRESS, "default": egress.NONE},
+        "secrets": {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{NAME_PATTERN.pattern}$"},
+            "additionalProperties": _or_null(TEXT),
+            "description": f"changes: null removes, others are kept; {SECRETS_MAX} of {SECRETS_BYTES_MAX} bytes in all",
+        },
         "policy": {"enum": ["", *sorted(POLICIES)], "default": "", "description": "'' takes the node's"},
+        "tenant": {"type": "string", "pattern": f"^{TENANT_PATTERN.pattern}$", "default": DEFAULT_TENANT},
+        "reuse": {
+            "type": "boolean",
+            "default": True,
+            "description": "false: a sandbox serves one invocation and ends",
+        },
     }
 )
 
@@ -103,6 +141,7 @@ _INVOCATION: Json = record(
     version=TEXT,
     status={"enum": ["succeeded", "failed"]},
     start_kind=_or_null({"enum": list(StartKind)}),
+    start_note={"type": "string", "description": "of a cold start: why no zygote may hold its packages"},
     started=_TIME,
     duration_ms=_NUMBER,
     phases_ms=_PHASES,
@@ -141,6 +180,7 @@ _ZYGOTE: Json = record(
     id=TEXT,
     runtime=_or_null(TEXT),
     state={"enum": ["starting", "ready", "failed", "ending"]},
+    tenants={**_TEXTS, "description": "who has chosen all that it holds; others it helps if they declare all of it"},
     reason=TEXT,
     tries=COUNT,
     environments=_TEXTS,
@@ -161,6 +201,8 @@ _FUNCTION_STATUS: Json = record(
     version=_DIGEST,
     runtime=ref("RuntimeName"),
     environment=_or_null(_DIGEST),
+    tenant=TEXT,
+    obstacle={"type": "string", "description": "why no zygote may hold its packages for now: one was refused"},
     pool={**_COUNTS, "description": "idle, frozen, busy, starting, dying, waiting, standbys"},
     next_start=_or_null(record(kind={"enum": list(StartKind)}, zygote=TEXT, standby=_or_null(TEXT))),
     zygotes={
@@ -206,6 +248,14 @@ _STATUS: Json = record(
     state={"enum": ["starting", "ready", "draining"]},
     missing=_TEXTS,
     counts=_COUNTS,
+    memory=record(
+        level={"enum": ["normal", "low", "critical"]},
+        available_bytes=_or_null(COUNT),
+        total_bytes=_or_null(COUNT),
+        low_percent=_NUMBER,
+        critical_percent=_NUMBER,
+        given_up={**_COUNTS, "description": "sandboxes, standbys, zygotes: for lack of memory"},
+    ),
     start_kinds=_COUNTS,
     failures=_COUNTS,
     records_lost=COUNT,
@@ -252,6 +302,14 @@ SCHEMAS: Json = {
     "Invocation": _INVOCATION,
     "Sandbox": _SANDBOX,
     "Zygote": _ZYGOTE,
+    "Zygotes": record(
+        zygotes={"type": "array", "items": ref("Zygote")},
+        kept_out={
+            "type": "array",
+            "items": record(environment=_DIGEST, functions=_TEXTS, reason=TEXT, refusals=COUNT, ends_in_s=_NUMBER),
+            "description": "environments that no zygote may hold for now, as one with them was refused",
+        },
+    ),
     "FunctionStatus": _FUNCTION_STATUS,
     "Status": _STATUS,
     "GarbageItem": record(

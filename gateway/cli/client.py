@@ -3,11 +3,14 @@
 import contextlib
 import http.client
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from runtime.errors import PagurusError
+import click
+
+from runtime.errors import ConfigError, PagurusError
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 960.0  # above the longest build and the longest invocation; the gateway answers earlier
@@ -111,6 +114,8 @@ class Client:
         except ValueError as error:
             raise UnreachableError(f"{url!r} is no http URL: {error}") from error
         self._prefix = parts.path.rstrip("/")
+        token = _token()
+        self._headers = {"Accept": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
 
     def request(
         self,
@@ -129,9 +134,7 @@ class Client:
             connection.sock.settimeout(timeout_s)
             # A gateway that refuses an upload answers before it has read all, and closes: the answer says why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(
-                    method, self._prefix + path, body=body, headers={"Accept": "application/json", **(headers or {})}
-                )
+                connection.request(method, self._prefix + path, body=body, headers={**self._headers, **(headers or {})})
             return Answer(connection.getresponse(), connection)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -153,6 +156,25 @@ class Client:
             f"no gateway answers at {self.url}: {reason}",
             hint="start it with `sudo pagurusd` or `sudo systemctl start pagurus`, or name another by --url",
         )
+
+
+def _token() -> str:
+    """Of --token-file, else of PAGURUS_TOKEN, else ''. Raises ConfigError; no message shows it."""
+    context = click.get_current_context(silent=True)
+    file = context.find_root().meta.get("pagurus.token_file") if context else None
+    if not file:
+        found = os.environ.get("PAGURUS_TOKEN", "")
+    else:
+        try:
+            with open(file, encoding="ascii") as opened:
+                found = opened.read(4096)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigError(f"cannot read the token file {file}: {reason}") from error
+    found = found.strip()
+    if not found.isascii() or not found.isprintable():
+        raise ConfigError("the token has characters that no token has")
+    return found
 
 
 def items(document: Any, name: str) -> list[dict[str, Any]]:

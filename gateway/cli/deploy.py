@@ -1,6 +1,7 @@
 """`pagurus deploy`: packs the code, uploads it, and shows how the build goes on. Runs in `pagurus`."""
 
 import json
+import os
 import re
 import secrets
 from pathlib import Path
@@ -38,6 +39,37 @@ def parse_variable(value: str) -> tuple[str, str]:
     return name, content
 
 
+SECRET_PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:([=@])(.*))?", re.DOTALL)
+
+
+def parse_secret(value: str) -> tuple[str, str]:
+    """Name and value of NAME, NAME@FILE or NAME=VALUE. No message shows a value."""
+    match = SECRET_PATTERN.fullmatch(value)
+    if match is None:
+        raise click.BadParameter("this is not of the form NAME, NAME@FILE or NAME=VALUE")
+    name, kind, rest = match.groups()
+    if kind == "=":
+        return name, rest
+    if kind is None:
+        found = os.environ.get(name)
+        if found is None:
+            raise click.BadParameter(f"there is no variable {name} in the environment; export it, or use {name}@FILE")
+        return name, found
+    try:
+        with click.open_file(rest, encoding="utf-8") as file:
+            return name, file.read().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise click.BadParameter(f"cannot read the file of {name}: {reason}") from None
+
+
+def check_secret_name(value: str) -> str:
+    """A name that a secret may have."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise click.BadParameter("a secret's name has letters, digits and _ only")
+    return value
+
+
 @click.command()
 @click.argument("name")
 @click.argument("path", type=click.Path(path_type=Path), default=Path())
@@ -55,7 +87,27 @@ def parse_variable(value: str) -> tuple[str, str]:
 @click.option(
     "--env", "environ", type=parse_variable, multiple=True, metavar="NAME=VALUE", help="For the function; repeatable."
 )
+@click.option(
+    "--egress",
+    multiple=True,
+    metavar="RULE",
+    help="What it may reach: none, internet (public addresses), or CIDR[:PORT[-PORT]][/tcp|/udp]; repeatable."
+    "  [default: none]",
+)
+@click.option(
+    "--secret",
+    "secrets_given",
+    type=parse_secret,
+    multiple=True,
+    metavar="NAME|NAME@FILE|NAME=VALUE",
+    help="Kept encrypted, and for the function a variable like --env: NAME of this shell's environment, or from a"
+    " FILE (- for stdin) without its last newline. A VALUE given here can be seen by every user of this machine"
+    " while the command runs, and stays in the shell's history. Secrets that are not named stay as they are.",
+)
+@click.option("--unset-secret", "unset", type=check_secret_name, multiple=True, metavar="NAME", help="Remove a secret.")
 @click.option("--policy", help="How its sandboxes and zygotes are kept, such as keepalive.  [default: the node's]")
+@click.option("--tenant", help="Whose it is: zygotes are shared within a tenant.  [default: default]")
+@click.option("--fresh", is_flag=True, help="Each invocation in a sandbox of its own, which ends with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the function as JSON and nothing else.")
 @click.pass_obj
 def deploy(
@@ -71,7 +123,12 @@ def deploy(
     timeout: float | None,
     pids: int | None,
     environ: tuple[tuple[str, str], ...],
+    egress: tuple[str, ...],
+    secrets_given: tuple[tuple[str, str], ...],
+    unset: tuple[str, ...],
     policy: str | None,
+    tenant: str | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     """Deploy the function NAME from PATH: a folder with main.py, a .py file, a zip or a tar.
@@ -90,7 +147,11 @@ def deploy(
         "requirements": _read_requirements(path, requirements),
         "limits": {key: value for key, value in limits.items() if value is not None},
         "environ": dict(environ),
+        "egress": list(egress) or None,
+        "secrets": {**dict.fromkeys(unset), **dict(secrets_given)} or None,
         "policy": policy,
+        "tenant": tenant,
+        "reuse": False if fresh else None,
     }
     packed = pack(path)
     if not as_json:

@@ -19,7 +19,7 @@ def list_functions(url: str, *, as_json: bool) -> None:
         output.print_json(document)
         return
     rows = [_function_row(function) for function in items(document, "functions")]
-    columns = ("name", "version", "runtime", "handler", "memory", "packages", "created")
+    columns = ("name", "tenant", "version", "runtime", "handler", "memory", "packages", "created")
     output.print_table(columns, rows, empty="no functions; `pagurus deploy NAME PATH` makes one")
 
 
@@ -27,6 +27,7 @@ def _function_row(function: dict[str, Any]) -> list[str]:
     limits = function.get("limits") or {}
     return [
         output.text(function.get("name")),
+        output.text(function.get("tenant")),
         output.short(function.get("version")),
         output.text(function.get("runtime")),
         output.text(function.get("handler")),

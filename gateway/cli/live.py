@@ -24,8 +24,10 @@ def show(document: Row) -> None:
 
 
 def _rows(document: Row) -> Iterator[tuple[str, str]]:
-    for key in ("name", "version", "runtime"):
+    for key in ("name", "tenant", "version", "runtime"):
         yield key, output.text(document.get(key))
+    if document.get("obstacle"):
+        yield "no zygote", output.text(document["obstacle"])
     pool = document.get("pool") or {}
     yield "pool", ", ".join(f"{count} {state}" for state, count in pool.items() if count) or "empty"
     following = document.get("next_start")

@@ -24,12 +24,14 @@ COMMANDS = {
     "ps": ("gateway.cli.listing", "list_sandboxes", "List the live sandboxes and zygotes."),
     "rm": ("gateway.cli.listing", "remove", "Remove functions."),
     "gc": ("gateway.cli.gc", "collect", "Remove code and packages that no function needs."),
+    "rotate-key": ("gateway.cli.rotate_key", "rotate_key", "Encrypt all secrets with a new key."),
     "evict": ("gateway.cli.evict", "evict", "End idle sandboxes."),
     "status": ("gateway.cli.status", "status", "Show the state of the node, or the live view of a function."),
     "runtimes": ("gateway.cli.runtimes", "runtimes", "List the Python versions of the node; add or remove one."),
     "logs": ("gateway.cli.logs", "logs", "Show what an invocation, or the last ones of a function, printed."),
     "bench": ("gateway.cli.bench", "bench", "Measure a running node: replay a trace of calls."),
     "simulate": ("gateway.cli.simulate", "simulate", "Replay a trace on a virtual node, to compare policies."),
+    "token": ("gateway.cli.token", "token", "Make, list and remove tokens of this node, as root."),
     "doctor": ("gateway.cli.doctor", "doctor", "Check that this machine has what pagurusd needs."),
 }
 
@@ -81,11 +83,19 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.option(
     "--url", envvar="PAGURUS_URL", default=DEFAULT_URL, show_default=True, show_envvar=True, help="Gateway to talk to."
 )
+@click.option(
+    "--token-file",
+    envvar="PAGURUS_TOKEN_FILE",
+    type=click.Path(),
+    show_envvar=True,
+    help="File with the token for the gateway.  [default: the variable PAGURUS_TOKEN]",
+)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
 @click.pass_context
-def cli(ctx: click.Context, url: str) -> None:
+def cli(ctx: click.Context, url: str, token_file: str | None) -> None:
     """Deploy and invoke Python functions on Pagurus."""
     ctx.obj = url
+    ctx.meta["pagurus.token_file"] = token_file  # gateway.cli.client reads it when it is needed
 
 
 def main() -> None:

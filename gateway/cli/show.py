@@ -50,14 +50,18 @@ def _show(function: dict[str, Any]) -> None:
 
 
 def _rows(function: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for key in ("name", "version", "runtime", "handler"):
+    for key in ("name", "tenant", "version", "runtime", "handler"):
         yield key, output.text(function.get(key))
     for key in ("created", "updated"):
         yield key, output.moment(function.get(key))
+    yield "sandboxes", "reused" if function.get("reuse", True) else "fresh: one for each invocation"
     yield "code", output.text(function.get("code"))
     for key, value in (function.get("limits") or {}).items():
         yield key, output.size(value) if key.endswith("_bytes") else output.text(value)
     yield "variables", _words(function.get("environ"))
+    egress = function.get("egress")
+    yield "egress", _words(egress) if isinstance(egress, list) else output.text(egress)
+    yield "secrets", _words(function.get("secrets"))
     yield "environment", output.text(function.get("environment"))
     yield "imports", _words(function.get("imports"))
     distributions = list(function.get("distributions") or ())

@@ -17,7 +17,7 @@ from runtime.model import EnvironmentId, FunctionName, RuntimeName
 BYTES_MIN = 64 << 10  # memory is measured in pages, and small packages by chance as none
 USES_MIN = 1e-3  # below this a use is forgotten
 
-Group = tuple[RuntimeName, str]  # runtime and tenant: who may share a zygote (DESIGN section 6)
+Group = tuple[RuntimeName, str]  # runtime and FunctionModel.group: who may share a zygote (DESIGN section 6)
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ class Catalogue:
 
     def _add(self, model: FunctionModel, uses: float) -> None:
         assert model.environment is not None
-        group = (model.runtime, model.tenant)
+        group = (model.runtime, model.group)
         pins = frozenset(model.distributions.items())
         blank = UsedEnvironment(model.environment, group, pins)
         environment = self.environments.setdefault((group, model.environment), blank)

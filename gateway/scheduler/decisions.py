@@ -24,6 +24,7 @@ class Lease:
     kind: StartKind
     assign: bool = False
     thaw: bool = False
+    note: str = ""  # FunctionModel.note
 
 
 @dataclass(frozen=True, slots=True)

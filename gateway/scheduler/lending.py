@@ -38,7 +38,7 @@ class LentZygote:
 
 
 class Population:
-    """The deployed functions, by those who may share a zygote: of one runtime and one tenant (DESIGN section 6)."""
+    """The deployed functions, by those who may share a zygote: of one runtime and FunctionModel.group (DESIGN 6)."""
 
     def __init__(self) -> None:
         self.changes = 0
@@ -53,7 +53,7 @@ class Population:
             return False
         self.remove(model.name)
         self._models[model.name] = model
-        group = self._groups.setdefault((model.runtime, model.tenant), {})
+        group = self._groups.setdefault((model.runtime, model.group), {})
         group[model.name] = frozenset(model.distributions.items())
         self.changes += 1
         return True
@@ -64,7 +64,7 @@ class Population:
         if model is None:
             return False
         self.changes += 1
-        key = (model.runtime, model.tenant)
+        key = (model.runtime, model.group)
         del self._groups[key][name]
         if not self._groups[key]:
             del self._groups[key]
@@ -77,7 +77,7 @@ class Population:
     def candidates(self, owner: FunctionName, settings: PolicySettings) -> tuple[FunctionName, ...]:
         """Whom a zygote of `owner` can help: up to `similar_max` without conflict, the most similar first."""
         model = self._models[owner]
-        group = self._groups[model.runtime, model.tenant]
+        group = self._groups[model.runtime, model.group]
         others = {name: pins for name, pins in group.items() if name != owner}
         limit = min(settings.similar_max, ENVIRONMENTS_PER_ZYGOTE_MAX - 1)
         salt = f"{settings.seed}/{owner}"
@@ -148,4 +148,4 @@ def _equal(_: FunctionName) -> float:
 
 
 def _shared_part(model: FunctionModel) -> tuple[object, ...]:
-    return (model.runtime, model.tenant, model.environment, model.distributions, model.imports)
+    return (model.runtime, model.group, model.environment, model.distributions, model.imports)

@@ -17,7 +17,7 @@ class Packed:
     """One zygote's environments. memory_bytes: of the union's distributions, as measured at their deploys."""
 
     runtime: RuntimeName
-    tenant: str
+    group: str  # FunctionModel.group
     members: dict[EnvironmentId, FunctionModel] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
@@ -27,8 +27,8 @@ class Packed:
         return sum(self.memory.values())
 
     def takes(self, model: FunctionModel) -> bool:
-        """Whether it can join: one runtime, one tenant, no distribution in two versions."""
-        if (model.runtime, model.tenant) != (self.runtime, self.tenant):
+        """Whether it can join: one runtime, one tenant's group, no distribution in two versions."""
+        if (model.runtime, model.group) != (self.runtime, self.group):
             return False
         if len(self.members) >= ENVIRONMENTS_PER_ZYGOTE_MAX:
             return False
@@ -57,7 +57,7 @@ class Packed:
 
     def only(self, models: Mapping[EnvironmentId, FunctionModel]) -> "Packed":
         """The same with those members that are among `models`, as they are there."""
-        found = Packed(self.runtime, self.tenant)
+        found = Packed(self.runtime, self.group)
         for one in self.members:
             if one in models and found.takes(models[one]):
                 found.add(models[one])
@@ -110,7 +110,7 @@ def fill(
         fitting = [] if model.environment in alone else [one for one in found if one.takes(model)]
         fitting = [one for one in fitting if not any(member in alone for member in one.members)]
         if not fitting and len(found) < room.zygotes:
-            fitting = [Packed(model.runtime, model.tenant)]
+            fitting = [Packed(model.runtime, model.group)]
         if not fitting:
             continue
         best = max(fitting, key=lambda one: one.shared_bytes(model))  # the first of equals

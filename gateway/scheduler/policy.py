@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from runtime.model import (
+    DEFAULT_TENANT,
     EnvironmentId,
     FunctionName,
     ImportCost,
@@ -24,6 +25,7 @@ from runtime.protocol import StandbyTarget
 
 _UNUSED = ImportCost(0.0, 0)  # the check imported nothing of it
 _GUESS = ImportCost(20.0, 3_000_000)
+EVERYONE = "*"  # no tenant's name
 OWN_CODE = ""  # in FunctionModel.costs: the function's own code
 
 
@@ -35,6 +37,8 @@ class FunctionModel:
     costs: what importing each distribution took at its deploy, by name; OWN_CODE: the function itself.
     modules, requires: of each distribution the top-level modules that it has and the distributions that it needs, as
     far as known; policies that cache single distributions then know more than names tell.
+    obstacle: why no zygote may hold its packages for now; '' if one may.
+    packages: those that not everybody trusts, by exact file; None: not known, so that no other tenant may share them.
     """
 
     name: FunctionName
@@ -44,10 +48,22 @@ class FunctionModel:
     distributions: Mapping[str, str] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     costs: Mapping[str, ImportCost] = field(default_factory=dict)
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     policy: str = ""  # its own; '' takes the node's
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    packages: frozenset[str] | None = None
+    obstacle: str = ""
+    reuse: bool = True  # whether a sandbox serves more than one invocation
+
+    @property
+    def group(self) -> str:
+        """Whose zygotes it is planned into: its tenant's, or everyone's where everybody trusts all its packages."""
+        return EVERYONE if self.environment is not None and self.packages == frozenset() else self.tenant
+
+    def note(self, kind: StartKind) -> str:
+        """What is to be told of a start of this kind: why no zygote helped it, if none may."""
+        return self.obstacle if kind is StartKind.COLD else ""
 
     def cost(self, distribution: str) -> ImportCost:
         """What importing one distribution takes; a guess where nothing was measured."""
@@ -70,7 +86,8 @@ class ZygoteSpec:
 
     environments: mounted, and may be helped. imports: what it really imports; an environment whose imports are all
     among them is covered, another is helped in part, which counts as cold. functions: those it is meant to help, as
-    the policy's directory has it. owner: whose idle sandbox it has replaced, if anyone's.
+    the policy's directory has it. owner: whose idle sandbox it has replaced, if anyone's. tenants: who has deployed
+    every environment of it, so has chosen all that it holds; the planner fills it in, whatever a policy says.
     """
 
     id: ZygoteId
@@ -81,6 +98,7 @@ class ZygoteSpec:
     functions: frozenset[FunctionName] = frozenset()
     owner: FunctionName | None = None
     why: str = field(default="", compare=False)  # for people: the inputs of the decision
+    tenants: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

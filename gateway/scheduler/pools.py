@@ -10,6 +10,7 @@ from gateway.scheduler.decisions import Decision, Freeze, Kill, Lease, Reject, S
 from gateway.scheduler.idle import IdleSandboxes
 from gateway.scheduler.policy import FunctionModel, Policy
 from gateway.scheduler.pool import Limits, Pool, PooledSandbox, Request, State
+from gateway.scheduler.room import Room
 from gateway.scheduler.sources import LiveZygote, Mechanism, Source, Sources, Standby
 from gateway.scheduler.waiting import Waiting
 from runtime.errors import PoolExhaustedError, StartError
@@ -24,7 +25,6 @@ class Pools:
     ) -> None:
         self.sources = Sources(mechanism)
         self.policy = policy
-        self._limits = limits
         self._tickets = tickets
         self._pools: dict[FunctionName, Pool] = {}
         self._sandboxes: dict[SandboxId, PooledSandbox] = {}
@@ -32,13 +32,18 @@ class Pools:
         self._now_s = 0.0
         self._starts: dict[int, Start] = {}
         self._waiting = Waiting()
-        self._evicting: set[SandboxId] = set()
+        self.room = Room(limits, self._sandboxes, self._starts, self._waiting, self._idle)
         self._sequence = 0
 
     @property
     def sandboxes(self) -> dict[SandboxId, PooledSandbox]:
         """All sandboxes that have a function; not to be changed."""
         return self._sandboxes
+
+    @property
+    def idle(self) -> list[PooledSandbox]:
+        """The idle sandboxes, the least recently used first."""
+        return list(self._idle)
 
     @property
     def starting_count(self) -> int:
@@ -52,14 +57,11 @@ class Pools:
 
     # --- functions ---------------------------------------------------------------------------------------
 
-    def put_function(self, spec: FunctionModel, now_s: float) -> list[Decision]:
-        """Make `spec` the function's current version; idle sandboxes of another version are killed."""
+    def put_function(self, spec: FunctionModel, now_s: float, *, shown: FunctionModel | None = None) -> list[Decision]:
+        """Make `spec` the current version, `shown` to the policy; idle sandboxes of another version are killed."""
         out = self._at(now_s)
-        self.policy.put_function(spec, now_s)
-        pool = self._pools.get(spec.name)
-        if pool is None:
-            self._pools[spec.name] = Pool(spec)
-            return out
+        self.policy.put_function(shown or spec, now_s)
+        pool = self._pools.setdefault(spec.name, Pool(spec))
         pool.spec = spec
         for sandbox in [one for one in pool.idle if one.version != spec.version]:
             self._kill(sandbox, "version", out)
@@ -88,7 +90,8 @@ class Pools:
     def request(self, request_id: InvocationId, name: FunctionName, now_s: float) -> list[Decision]:
         """Find a sandbox for a request, or start one, or let it wait.
 
-        Raises KeyError for an unknown function, PoolExhaustedError when too many wait already.
+        Raises KeyError for an unknown function, PoolExhaustedError when too many wait already, MemoryShortError
+        when it needs a new sandbox and the node is short of memory.
         """
         pool = self._pools[name]
         self._sequence += 1
@@ -97,14 +100,15 @@ class Pools:
         request = Request(request_id, self._sequence)
         if pool.idle and not pool.waiting:
             return [self._lease_idle(pool, request)]
+        self.room.refuse_if_short(pool)
         out: list[Decision] = []
         pool.waiting.append(request)
         self._waiting.note(pool)
         self._pump(pool, out)
-        if len(pool.waiting) - len(pool.starting) > self._limits.queue_per_function:
+        if self.room.is_beyond_queue(pool):
             pool.waiting.pop()
             self._waiting.note(pool)
-            raise PoolExhaustedError(self._why_full(pool))
+            raise PoolExhaustedError(self.room.why_full(pool))
         return out
 
     def withdraw(self, request_id: InvocationId, name: FunctionName) -> bool:
@@ -122,7 +126,10 @@ class Pools:
     def release(
         self, sandbox_id: SandboxId, now_s: float, *, reusable: bool, service_s: float = 0.0, latency_s: float = 0.0
     ) -> list[Decision]:
-        """End a lease. Not `reusable`: the sandbox is killed. service_s: the handler's; latency_s: from arrival on."""
+        """End a lease. Not `reusable`, or of a function without reuse: the sandbox is killed.
+
+        service_s: the handler's; latency_s: from arrival on.
+        """
         out = self._at(now_s)
         sandbox = self._sandboxes[sandbox_id]
         if sandbox.state is not State.LEASED:
@@ -134,14 +141,15 @@ class Pools:
             self._kill(sandbox, "version", out)
         elif not reusable:
             self._kill(sandbox, "ended", out)
-        elif self._owes_room(pool):
-            self._evicting.add(sandbox_id)
+        elif not pool.spec.reuse:
+            self._kill(sandbox, "fresh", out)
+        elif self.room.is_owed(pool, sandbox_id):
             self._kill(sandbox, "evicted", out)
         else:
             self._make_idle(pool, sandbox, out)
             if self._waiting:
                 self._pump(pool, out)
-                if self._is_full():
+                if self.room.is_full:
                     self._pump_all(out)
         return out
 
@@ -188,10 +196,15 @@ class Pools:
     def adopt_begin(
         self, sandbox_id: SandboxId, name: FunctionName, version: VersionId, zygote: ZygoteId
     ) -> list[Decision]:
-        """A sandbox was alive before this gateway: keep its place until adopt_done, or kill a stale one."""
+        """A sandbox was alive before this gateway: keep its place until adopt_done, or kill a stale one.
+
+        Whether one of a function without reuse has served already nobody knows: it is killed.
+        """
         pool = self._pools.get(name)
         if pool is None or pool.spec.version != version:
             return [Kill(sandbox_id, "version")]
+        if not pool.spec.reuse:
+            return [Kill(sandbox_id, "fresh")]
         kind = self.sources.kind_from(pool.spec, zygote)
         self._adopt(pool, sandbox_id, zygote, version, State.ADOPTING, kind)
         return []
@@ -228,7 +241,7 @@ class Pools:
         sandbox = self._sandboxes.pop(sandbox_id, None)
         if sandbox is None:
             return out
-        self._evicting.discard(sandbox_id)
+        self.room.gone(sandbox_id)
         if sandbox.state is State.IDLE:
             self._idle.remove(sandbox)
         pool = self._pools.get(sandbox.function)
@@ -265,6 +278,14 @@ class Pools:
         self._waiting.set_hopeless(runtime, reason)
         out: list[Decision] = []
         self._pump_all(out)
+        return out
+
+    def set_shortage(self, reason: str, now_s: float) -> list[Decision]:
+        """From now on no new sandboxes for this reason; '' takes it back, and who waits starts."""
+        out = self._at(now_s)
+        self.room.shortage = reason
+        if not reason:
+            self._pump_all(out)
         return out
 
     def tick(self, now_s: float) -> list[Decision]:
@@ -308,18 +329,19 @@ class Pools:
             self._pump(pool, out)
 
     def _start(self, pool: Pool, source: Source, out: list[Decision]) -> None:
-        spec = pool.spec
-        self.policy.started(spec.name, source.kind, source.zygote, self._now_s)
+        spec, kind = pool.spec, source.kind
+        self.policy.started(spec.name, kind, source.zygote, self._now_s)
+        self.sources.note_use(source.zygote, self._now_s)
         if source.standby is None:
-            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, source.kind)
+            start = Start(next(self._tickets), spec.name, spec.version, source.zygote, kind)
             self._starts[start.ticket] = start
             pool.starting.add(start.ticket)
             out.append(start)
             return
         self.sources.take_standby(source.standby)
-        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, source.kind)
-        sandbox.request = pool.waiting.popleft()
-        out.append(Lease(sandbox.request.id, sandbox.id, spec.name, spec.version, source.kind, assign=True))
+        sandbox = self._adopt(pool, source.standby, source.zygote, spec.version, State.LEASED, kind)
+        sandbox.request = request = pool.waiting.popleft()
+        out.append(Lease(request.id, sandbox.id, spec.name, spec.version, kind, assign=True, note=spec.note(kind)))
 
     def _lease_idle(self, pool: Pool, request: Request) -> Lease:
         """The most recently used executor, else the most recently used helper (the paper's precedence)."""
@@ -330,7 +352,7 @@ class Pools:
         kind, thaw = sandbox.first_kind or StartKind.WARM, sandbox.frozen
         sandbox.first_kind, sandbox.frozen, sandbox.state = None, False, State.LEASED
         sandbox.request = request
-        return Lease(request.id, sandbox.id, sandbox.function, sandbox.version, kind, False, thaw)
+        return Lease(request.id, sandbox.id, sandbox.function, sandbox.version, kind, False, thaw, pool.spec.note(kind))
 
     def _adopt(
         self,
@@ -365,36 +387,11 @@ class Pools:
         sandbox.state, sandbox.request = State.DYING, None
         out.append(Kill(sandbox.id, reason, why))
 
-    def _is_full(self) -> bool:
-        return len(self._sandboxes) + len(self._starts) >= self._limits.sandboxes_max
-
     def _has_room(self, pool: Pool, out: list[Decision]) -> bool:
         """Whether the function may get one more sandbox now; makes room at another's cost if it may later."""
-        if len(pool.sandboxes) + len(pool.starting) >= self._limits.function_concurrency:
-            return False
-        if not self._is_full():
+        if self.room.is_for(pool):
             return True
-        if len(self._evicting) < self.waiting_count:
-            for sandbox in self._idle:
-                if sandbox.function != pool.spec.name:
-                    self._evicting.add(sandbox.id)
-                    self._kill(sandbox, "evicted", out)
-                    break
+        victim = self.room.victim_for(pool)
+        if victim is not None:
+            self._kill(victim, "evicted", out)
         return False
-
-    def _owes_room(self, pool: Pool) -> bool:
-        """Whether a function without any sandbox has waited longer than all that wait for this pool."""
-        if not self._waiting or not self._is_full() or self._evicting:
-            return False
-        oldest = self._waiting.oldest
-        return oldest is not pool and not oldest.sandboxes and not oldest.starting
-
-    def _why_full(self, pool: Pool) -> str:
-        count = len(pool.sandboxes) + len(pool.starting)
-        if count >= self._limits.function_concurrency:
-            behind = f"function_concurrency is {self._limits.function_concurrency}"
-        elif self._is_full():
-            behind = f"sandboxes_max is {self._limits.sandboxes_max}"
-        else:
-            behind = "no zygote is ready"
-        return f"queue_per_function is {self._limits.queue_per_function}, all taken; {behind}"

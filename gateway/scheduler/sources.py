@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.scheduler.policy import FunctionModel
-from runtime.model import EnvironmentId, FunctionName, RuntimeName, SandboxId, StartKind, ZygoteId
+from runtime import trust
+from runtime.model import DEFAULT_TENANT, EnvironmentId, FunctionName, RuntimeName, SandboxId, StartKind, ZygoteId
 
 
 class Mechanism(Enum):
@@ -35,6 +36,7 @@ class LiveZygote:
 
     environments: those whose declared modules it has all imported. saves_ms: of others that it can start, what it has
     imported already. functions, owner: as the policy's spec has them.
+    tenants, packages: who has chosen all of it, and what of it not everybody trusts (runtime.trust); None: not known.
     """
 
     id: ZygoteId
@@ -43,11 +45,21 @@ class LiveZygote:
     saves_ms: Mapping[EnvironmentId, float] = field(default_factory=dict)
     functions: frozenset[FunctionName] = frozenset()
     owner: FunctionName | None = None
+    tenants: frozenset[str] = frozenset((DEFAULT_TENANT,))
+    packages: frozenset[str] | None = None
+
+    def may_help(self, spec: FunctionModel) -> bool:
+        """Whether the rule of tenants lets a function come from here."""
+        if self.is_base or spec.tenant in self.tenants:
+            return True
+        if self.packages is None or spec.packages is None:
+            return False
+        return trust.may_help(self.packages, self.tenants, own=spec.packages, tenant=spec.tenant)
 
     @property
     def is_base(self) -> bool:
         """Whether it holds the standard library only."""
-        return not self.environments and not self.saves_ms and not self.functions
+        return not (self.environments or self.saves_ms or self.functions or self.packages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +74,8 @@ class Source:
 class Sources:
     """Directory of live zygotes and standbys; chooses by the precedence of DESIGN section 4.
 
-    A start is cold when the sandbox has to boot an interpreter or to import a declared distribution itself.
+    A start is cold when the sandbox has to boot an interpreter or to import a declared distribution itself. A zygote
+    that the rule of tenants forbids is as if it were not there: every way below asks `may_help`.
     """
 
     def __init__(self, mechanism: Mechanism = Mechanism.FORK) -> None:
@@ -74,6 +87,7 @@ class Sources:
         self._partial: dict[EnvironmentId, dict[ZygoteId, LiveZygote]] = {}
         self._meant: dict[FunctionName, dict[ZygoteId, LiveZygote]] = {}
         self._bases: dict[RuntimeName, dict[ZygoteId, LiveZygote]] = {}
+        self._used_s: dict[ZygoteId, float] = {}
 
     @property
     def zygotes(self) -> dict[ZygoteId, LiveZygote]:
@@ -87,17 +101,28 @@ class Sources:
 
     def add_zygote(self, zygote: LiveZygote) -> None:
         """A zygote is parked and can fork."""
+        used_s = self.used_s(zygote.id)
         self.remove_zygote(zygote.id)
+        self._used_s[zygote.id] = used_s
         self._zygotes[zygote.id] = zygote
         for index in self._indexes(zygote):
             index[zygote.id] = zygote
 
     def remove_zygote(self, zygote: ZygoteId) -> None:
         """A zygote cannot fork any more; its standbys are reported one by one."""
+        self._used_s.pop(zygote, None)
         known = self._zygotes.pop(zygote, None)
         if known is not None:
             for index in self._indexes(known):
                 index.pop(zygote, None)
+
+    def note_use(self, zygote: ZygoteId, now_s: float) -> None:
+        """A start came from it, by a standby or by a fork."""
+        self._used_s[zygote] = now_s
+
+    def used_s(self, zygote: ZygoteId) -> float:
+        """When that was last so; minus infinity: never."""
+        return self._used_s.get(zygote, float("-inf"))
 
     def _indexes(self, zygote: LiveZygote) -> list[dict[ZygoteId, LiveZygote]]:
         found = [self._covering.setdefault(one, {}) for one in zygote.environments]
@@ -135,7 +160,7 @@ class Sources:
         most of what it needs, a bare standby, the base zygote.
         """
         if spec.environment is not None:
-            found = self._standby_of(spec.runtime, spec.environment, StartKind.HELPED, avoid)
+            found = self._standby_of(spec, spec.environment, StartKind.HELPED, avoid)
             found = found or self._fork_covering(spec, avoid) or self._fork_partial(spec, avoid)
         else:
             found = self._fork_meant(spec, avoid) if self._mechanism is Mechanism.FRESH else None
@@ -146,17 +171,21 @@ class Sources:
         if spec.environment is None:
             return sorted(self._bases.get(spec.runtime, {}).values(), key=lambda zygote: zygote.id)
         covering = self._covering.get(spec.environment, {}).values()
-        return sorted((one for one in covering if one.runtime == spec.runtime), key=lambda one: _rank(one, spec))
+        found = (one for one in covering if one.runtime == spec.runtime and one.may_help(spec))
+        return sorted(found, key=lambda one: _rank(one, spec))
 
     def _standby_of(
         self,
-        runtime: RuntimeName,
+        spec: FunctionModel,
         environment: EnvironmentId | None,
         kind: StartKind,
         avoid: frozenset[ZygoteId],
     ) -> Source | None:
-        for standby in self._parked.get((runtime, environment), {}).values():
-            if standby.zygote not in avoid:
+        for standby in self._parked.get((spec.runtime, environment), {}).values():
+            zygote = self._zygotes.get(standby.zygote)
+            if zygote is None and environment is not None:
+                continue  # its zygote has ended: nobody knows any more what it held
+            if standby.zygote not in avoid and (zygote is None or zygote.may_help(spec)):
                 return Source(kind, standby.zygote, standby.sandbox)
         return None
 
@@ -167,20 +196,20 @@ class Sources:
     def _fork_partial(self, spec: FunctionModel, avoid: frozenset[ZygoteId]) -> Source | None:
         assert spec.environment is not None
         partial = self._partial.get(spec.environment, {}).values()
-        found = [one for one in partial if one.runtime == spec.runtime and one.id not in avoid]
+        found = [one for one in partial if one.runtime == spec.runtime and one.id not in avoid and one.may_help(spec)]
         if not found:
             return None
         best = min(found, key=lambda one: (-one.saves_ms[spec.environment], one.id))  # type: ignore[index]
         return Source(StartKind.COLD, best.id, None)
 
     def _fork_meant(self, spec: FunctionModel, avoid: frozenset[ZygoteId]) -> Source | None:
-        meant = [one for one in self._meant.get(spec.name, {}).values() if one.id not in avoid]
+        meant = [one for one in self._meant.get(spec.name, {}).values() if one.id not in avoid and one.may_help(spec)]
         return Source(StartKind.HELPED, min(meant, key=lambda one: _rank(one, spec)).id, None) if meant else None
 
     def _bare(self, spec: FunctionModel, avoid: frozenset[ZygoteId]) -> Source | None:
         has_all = spec.environment is None
         kind = StartKind.HELPED if has_all else StartKind.COLD
-        parked = self._standby_of(spec.runtime, None, kind, avoid)
+        parked = self._standby_of(spec, None, kind, avoid)
         if parked:
             return parked
         bases = [zygote for zygote in self._bases.get(spec.runtime, {}) if zygote not in avoid]

@@ -67,6 +67,9 @@ class Zygotes:
         out: list[Action] = []
         wanted = {spec.id: spec for spec in specs}
         for entry in list(self.entries.values()):
+            if entry.spec is None and entry.state is ZygoteState.FAILED:
+                del self.entries[entry.id]  # it was not wanted any more: if it is again, it is tried anew
+                continue
             spec = wanted.pop(entry.id, None)
             retarget = spec is not None and entry.spec != spec
             entry.spec = spec
@@ -94,7 +97,8 @@ class Zygotes:
 
     def failed(self, message: ZygoteFailed, now_s: float) -> list[Action]:
         """A zygote could not be made."""
-        return self._fell(message.zygote, f"{message.phase}: {message.message}", now_s)
+        reason = f"{message.phase}: {message.message}"
+        return self._fell(message.zygote, reason, now_s, is_refused=message.is_refused)
 
     def died(self, message: ZygoteDied, now_s: float) -> list[Action]:
         """A zygote ended, asked for or not."""
@@ -107,7 +111,7 @@ class Zygotes:
             return [ensure(entry.spec)]
         if entry.state is ZygoteState.READY and now_s - entry.ready_at_s >= STEADY_S:
             entry.tries = 0
-        return self._fell(message.zygote, message.reason or "it died", now_s)
+        return self._fell(message.zygote, message.reason or "it died", now_s, is_refused=message.is_refused)
 
     def tick(self, now_s: float) -> list[Action]:
         """Ensure again what has waited its pause."""
@@ -122,7 +126,7 @@ class Zygotes:
         """When `tick` has something to do; infinity when nothing failed."""
         return min((e.retry_at_s for e in self.entries.values() if e.retry_at_s is not None), default=float("inf"))
 
-    def _fell(self, zygote: ZygoteId, reason: str, now_s: float) -> list[Action]:
+    def _fell(self, zygote: ZygoteId, reason: str, now_s: float, *, is_refused: bool) -> list[Action]:
         out: list[Action] = []
         entry = self.entries.get(zygote)
         if entry is None:
@@ -132,6 +136,8 @@ class Zygotes:
             return out
         entry.state, entry.reason = ZygoteState.FAILED, reason
         entry.tries += 1
+        if is_refused and not entry.is_base:
+            entry.tries = TRIES_MAX  # it would do the same again
         entry.retry_at_s = None
         if entry.tries < TRIES_MAX or entry.is_base:
             entry.retry_at_s = now_s + min(BACKOFF_FIRST_S * 2.0 ** min(entry.tries - 1, 10), BACKOFF_MAX_S)
@@ -159,4 +165,5 @@ def ensure(spec: ZygoteSpec) -> EnsureZygote:
         environments=spec.environments,
         imports=spec.imports,
         standbys=spec.standbys,
+        tenants=tuple(sorted(spec.tenants)),
     )

@@ -60,6 +60,7 @@ class FunctionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     helped_import_ms: float
     cold_memory_bytes: int
     helped_memory_bytes: int
+    reuse: bool = True  # whether a sandbox serves more than one invocation
 
     @property
     def own_ms(self) -> float:
@@ -87,6 +88,7 @@ class FunctionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             costs=self.costs,
             modules=self.modules,
             requires=self.requires,
+            reuse=self.reuse,
         )
 
 

@@ -15,7 +15,7 @@ from runtime.errors import ConfigError
 
 Result = TypeVar("Result")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 7
 BUSY_TIMEOUT_S = 5.0
 
 # MIGRATIONS[n] leads from schema n to n + 1.
@@ -41,6 +41,22 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     """
     ALTER TABLE versions ADD COLUMN policy TEXT NOT NULL DEFAULT '';
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default';
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN reuse INTEGER NOT NULL DEFAULT 1;
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN secret_set TEXT NOT NULL DEFAULT '';
+    CREATE TABLE secrets (
+        function TEXT NOT NULL, secret_set TEXT NOT NULL, name TEXT NOT NULL, sealed BLOB NOT NULL,
+        PRIMARY KEY (function, secret_set, name)
+    ) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE versions ADD COLUMN egress TEXT NOT NULL DEFAULT '[]';
     """,
 )
 

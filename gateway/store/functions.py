@@ -9,14 +9,15 @@ import msgspec
 
 from gateway.deployed import Version
 from gateway.store.database import Database
+from gateway.store.secrets import Safe
 from runtime.model import FunctionName, VersionId
 
 VERSIONS_KEPT = 20  # of one function; older ones than these are forgotten, the current one never
 
-_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs")
+_JSON_COLUMNS = ("environment", "limits", "environ", "conflicts", "import_costs", "egress")
 _COLUMNS = (
     *("function", "id", "code", "environment", "runtime", "handler", "limits", "environ", "requirements", "lock"),
-    *("created_s", "conflicts", "import_costs", "policy"),
+    *("created_s", "conflicts", "import_costs", "policy", "tenant", "reuse", "secret_set", "egress"),
 )
 
 
@@ -38,20 +39,23 @@ class StoredFunction(msgspec.Struct, frozen=True, kw_only=True):
 class FunctionStore:
     """Reads and writes functions. What is written is on the disk when the call returns."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, safe: Safe) -> None:
         self._database = database
+        self._safe = safe
+        database.run_blocking(safe.start)
 
     def load(self) -> list[StoredFunction]:
         """All functions; blocks."""
-        return self._database.run_blocking(_load)
+        return self._database.run_blocking(lambda connection: _load(connection, self._safe))
 
     async def put(self, version: Version) -> StoredFunction:
-        """Store `version` if it is new and make it current."""
+        """Store `version` if it is new and make it current. Raises SecretsError."""
 
         def work(connection: sqlite3.Connection) -> StoredFunction:
             with _durably(connection):
+                self._safe.put(connection, version.function, version.secrets)
                 _put(connection, version)
-            return _load(connection, version.function)[0]
+            return _load(connection, self._safe, version.function)[0]
 
         return await self._database.run(work)
 
@@ -62,8 +66,13 @@ class FunctionStore:
             with _durably(connection):
                 connection.execute("DELETE FROM functions WHERE name = ?", (name,))
                 connection.execute("DELETE FROM versions WHERE function = ?", (name,))
+                connection.execute("DELETE FROM secrets WHERE function = ?", (name,))
 
         await self._database.run(work)
+
+    async def change_key(self) -> tuple[str, int]:
+        """Encrypt all secrets with a new key; its number, and how many there are. Raises SecretsError."""
+        return await self._database.run(self._safe.change_key)
 
 
 @contextmanager
@@ -97,9 +106,14 @@ def _put(connection: sqlite3.Connection, version: Version) -> None:
         _json(version.conflicts),
         _json(version.import_costs),
         version.policy,
+        version.tenant,
+        version.reuse,
+        version.secrets.id,
+        _json(version.egress),
     )
     # The same content again is the same version, with the time of its first deploy.
-    connection.execute("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"INSERT OR IGNORE INTO versions VALUES ({marks})", row)  # noqa: S608 - question marks
     connection.execute(
         "INSERT INTO functions VALUES (?1, ?2, ?3, ?3)"
         " ON CONFLICT (name) DO UPDATE SET version = ?2, updated_s = ?3 WHERE version != ?2",
@@ -110,16 +124,23 @@ def _put(connection: sqlite3.Connection, version: Version) -> None:
         " (SELECT id FROM versions WHERE function = ?1 ORDER BY created_s DESC, id LIMIT ?3)",
         (version.function, version.id, VERSIONS_KEPT),
     )
+    connection.execute(
+        "DELETE FROM secrets WHERE function = ?1 AND secret_set NOT IN"
+        " (SELECT secret_set FROM versions WHERE function = ?1)",
+        (version.function,),
+    )
 
 
-def _load(connection: sqlite3.Connection, name: FunctionName | None = None) -> list[StoredFunction]:
+def _load(connection: sqlite3.Connection, safe: Safe, name: FunctionName | None = None) -> list[StoredFunction]:
     versions: dict[str, list[Version]] = {}
     where = "" if name is None else "WHERE function = ?"
     arguments = () if name is None else (name,)
     columns = ", ".join(_COLUMNS)
     query = f"SELECT {columns} FROM versions {where} ORDER BY created_s DESC, id"  # noqa: S608 - constants
-    for row in connection.execute(query, arguments):
-        versions.setdefault(row[0], []).append(_version(row))
+    for row in connection.execute(query, arguments).fetchall():
+        version = _version(row)
+        secrets = safe.get(connection, row[0], row[_COLUMNS.index("secret_set")])
+        versions.setdefault(row[0], []).append(msgspec.structs.replace(version, secrets=secrets))
     where = where.replace("function", "name")
     query = f"SELECT name, version, created_s, updated_s FROM functions {where} ORDER BY name"  # noqa: S608
     return [
@@ -132,10 +153,11 @@ def _load(connection: sqlite3.Connection, name: FunctionName | None = None) -> l
 
 def _version(row: tuple[Any, ...]) -> Version:
     values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+    del values["secret_set"]
     for name in _JSON_COLUMNS:
         if values[name] is not None:
             values[name] = msgspec.json.decode(values[name])
-    return msgspec.convert(values, Version)
+    return msgspec.convert(values | {"reuse": bool(values["reuse"])}, Version)
 
 
 def _json(value: object) -> str:

@@ -36,6 +36,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: UserError | None
     started_s: float
     duration_ms: float
+    start_note: str = ""
     stdout: str = ""
     stderr: str = ""
 
@@ -52,6 +53,7 @@ class _Body(msgspec.Struct, kw_only=True, omit_defaults=True):
     phases: dict[str, float] = {}
     error_type: str | None = None
     error: UserError | None = None
+    start_note: str = ""
 
     def record(self, invocation_id: str, function: str) -> Record:
         return Record(
@@ -61,6 +63,7 @@ class _Body(msgspec.Struct, kw_only=True, omit_defaults=True):
             status="succeeded" if self.error_type is None else "failed",
             error_type=self.error_type,
             start_kind=self.start_kind,
+            start_note=self.start_note,
             phases=self.phases,
             error=self.error,
             started_s=self.started_s,
@@ -170,6 +173,7 @@ def _body_of(invocation: Invocation) -> _Body:
         version=invocation.version,
         started_s=invocation.started_wall_s,
         start_kind=invocation.kind,
+        start_note=invocation.note,
         phases=invocation.phases_ms,
         error_type=failure.word if failure else None,
         error=failure.error or UserError(type=failure.word, message=failure.detail) if failure else None,

@@ -5,20 +5,27 @@ The zygote may be hostile: what it sends is checked, and a wrong answer ends it.
 
 import asyncio
 import base64
+import contextlib
 import json
+import math
 import os
+import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from runtime.errors import StartError
+from runtime.errors import RefusedError, StartError
 from runtime.model import Distribution, EnvironmentId
 from runtime.packets import PacketSocket
 from runtime.reaper import Reaper
 
 CONFIGURE_TIMEOUT_S = 120.0  # imports of large packages from a cold disk
 SPAWN_TIMEOUT_S = 15.0
+GO = b'{"kind": "go"}'
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_TEXT_MAX = 500  # of what a zygote says; it goes into a message to the gateway, which has a limit
 # One thread in every numeric library: a raw clone3 leaves the locks of others taken in the child.
 ENVIRON = {
     "HOME": "/tmp",  # noqa: S108  the zygote's own tmpfs
@@ -59,6 +66,7 @@ class ZygoteClient:
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._number = 0
         self._is_closed = False
+        self.fault = ""  # what it did that no zygote may do, since it was ready
 
     async def configure(
         self,
@@ -67,8 +75,12 @@ class ZygoteClient:
         environments: dict[EnvironmentId, tuple[Distribution, ...]],
         zygote_filter: bytes,
         helper_filter: bytes,
+        look: Callable[[], list[str]],
     ) -> Imported:
-        """Let it import and warm up. Raises StartError when it fails, is not single-threaded, or takes too long."""
+        """Let it import and warm up. Raises RefusedError when it misbehaves, ends, or takes too long.
+
+        look: called before its first import and after each; tells what it has done meanwhile that it may not.
+        """
         message = {
             "kind": "configure",
             "imports": list(imports),
@@ -77,26 +89,57 @@ class ZygoteClient:
             "helper_filter": base64.b64encode(helper_filter).decode(),
         }
         self._control.send(json.dumps(message).encode())
+        suspect, faults = "", list[str]()
         try:
             async with asyncio.timeout(CONFIGURE_TIMEOUT_S):
-                data = (await self._control.receive()).data
+                await self._report("begun", look)
+                for suspect in imports:
+                    self._control.send(GO)
+                    _, faults = await self._report("imported", look)
+                    if faults:
+                        raise RefusedError(f"importing {suspect} {' and '.join(faults)}"[:500], suspect=suspect)
+                suspect = ""
+                self._control.send(GO)
+                answer, faults = await self._report("ready", look)
         except TimeoutError:
-            raise StartError("imports", f"the zygote's imports took more than {CONFIGURE_TIMEOUT_S:.0f} s") from None
-        if not data:
-            raise StartError("imports", "the zygote ended while importing")
+            text = f"the zygote's imports took more than {CONFIGURE_TIMEOUT_S:.0f} s"
+            raise RefusedError(f"{text}, the last of them {suspect}" if suspect else text, suspect=suspect) from None
+        except EOFError:
+            text = f"the zygote ended while importing {suspect}".rstrip()
+            raise RefusedError(text, suspect=suspect) from None
+        except _MALFORMED as error:
+            text = f"the zygote sent a malformed report while importing {suspect}".rstrip()
+            raise RefusedError(text, suspect=suspect) from error
+        if faults:
+            raise RefusedError(f"the imports {' and '.join(faults)}"[:500])
         try:
-            answer = json.loads(data)
-            threads = int(answer["threads"])
-            result = Imported(
-                {name: float(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
-                {name: str(answer["failed"][name])[:500] for name in imports if name in answer["failed"]},
-                {key: str(answer["uncovered"][key])[:500] for key in environments if key in answer["uncovered"]},
+            return Imported(
+                {name: _finite(answer["import_ms"][name]) for name in imports if name in answer["import_ms"]},
+                {name: str(answer["failed"][name])[:_TEXT_MAX] for name in imports if name in answer["failed"]},
+                {key: str(answer["uncovered"][key])[:_TEXT_MAX] for key in environments if key in answer["uncovered"]},
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise StartError("imports", "the zygote sent a malformed report") from error
-        if threads != 1:
-            raise StartError("imports", f"the imports started {threads - 1} threads, so it cannot be forked safely")
-        return result
+        except _MALFORMED as error:
+            raise RefusedError("the zygote sent a malformed report") from error
+
+    async def _report(self, kind: str, look: Callable[[], list[str]]) -> tuple[dict[str, Any], list[str]]:
+        """Its next message, which must be of this kind, and what it and pagurusd have to complain of.
+
+        Raises EOFError when it has ended, and _MALFORMED.
+        """
+        packet = await self._control.receive()
+        for fd in packet.descriptors:
+            os.close(fd)
+        if not packet.data:
+            raise EOFError
+        message = json.loads(packet.data)
+        if message["kind"] != kind or packet.descriptors:
+            raise ValueError(message["kind"])
+        try:
+            seen = look()
+        except OSError:
+            raise EOFError from None
+        own = message.get("faults", [])
+        return message, [*seen, *(str(one)[:200] for one in list(own)[:3] if isinstance(one, str))]
 
     def request_helper(
         self,
@@ -176,12 +219,17 @@ class ZygoteClient:
             if kind == "spawned" and len(descriptors) == 1:
                 if not future.done():
                     future.set_result(descriptors.pop())
-            elif kind == "refused":
+            elif kind in ("refused", "unfit"):
+                text = str(message["message"])[:_TEXT_MAX]
                 if not future.done():
-                    future.set_exception(StartError("fork", str(message["message"])))
+                    future.set_exception(StartError("fork", text))
+                if kind == "unfit":
+                    self.fault = text
+                    return False
             else:
                 raise ValueError(kind)
         except (ValueError, KeyError, TypeError, RecursionError):
+            self.fault = "it broke its protocol"
             if future is not None and not future.done():
                 future.set_exception(StartError("fork", "the zygote broke its protocol"))
             return False
@@ -216,14 +264,29 @@ class ZygoteClient:
     def is_closed(self) -> bool:
         return self._is_closed
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is to answer something."""
+        return bool(self._waiting)
+
     def close(self) -> None:
-        """End it: its socket closes, and it exits. Whoever waits for a helper is told. Idempotent."""
+        """End it, whether it wants to or not. Whoever waits for a helper is told. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         self._control.close()
         os.close(self._pidfd)
         for future in self._waiting:
             if not future.done():
                 future.set_exception(StartError("fork", "the zygote has ended"))
         self._waiting.clear()
+
+
+def _finite(value: Any) -> float:
+    """Milliseconds that a zygote says. Raises ValueError, TypeError, OverflowError."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from . import _spawn, ownership, purge, warm, worker
+from . import _spawn, manners, ownership, purge, warm, worker
 
 CONTROL_FD = 3
 _MESSAGE_BYTES_MAX = 1 << 20
@@ -39,9 +39,12 @@ class Zygote:
         _spawn.confine(base64.b64decode(message["zygote_filter"]))
         for name in _PRELOADED.split():
             __import__(name)
-        before = frozenset(sys.modules)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        faulthandler.enable()  # a crash of user code leaves its traceback on stderr
+        before, as_before = frozenset(sys.modules), manners.Manners()
+        self._send({"kind": "begun"})  # pagurusd looks at the process now, and after each import
         with ownership.ImportGraph() as graph:
-            times_ms, failed = _import_all(message["imports"])
+            times_ms, failed = self._import_all(message["imports"], as_before)
         owners = ownership.module_owners(ownership.file_owners(), before, creators=graph.creators)
         uncovered: dict[str, str] = {}
         for environment, distributions in message["environments"].items():
@@ -53,17 +56,32 @@ class Zygote:
         warm.warm_packages()
         for _ in range(_REHEARSALS):
             worker.rehearse()
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        faulthandler.enable()  # a crash of user code leaves its traceback on stderr
         gc.collect()
         gc.freeze()
-        report = {"import_ms": times_ms, "failed": failed, "uncovered": uncovered, "threads": _threads()}
+        report = {"import_ms": times_ms, "failed": failed, "uncovered": uncovered, "faults": as_before.faults()}
         self._send({"kind": "ready", **report})
+
+    def _import_all(self, names: list[str], as_before: manners.Manners) -> tuple[dict[str, float], dict[str, str]]:
+        """Import modules; how long each took, and why some failed (those are imported in the helper or fail there)."""
+        times_ms: dict[str, float] = {}
+        failed: dict[str, str] = {}
+        for name in names:
+            self._control.recv(_MESSAGE_BYTES_MAX)  # pagurusd has looked, and says go on
+            started_ns = time.monotonic_ns()
+            try:
+                __import__(name)
+            except BaseException as error:
+                failed[name] = f"{type(error).__name__}: {error}"[:500]
+            else:
+                times_ms[name] = (time.monotonic_ns() - started_ns) / 1e6
+            self._send({"kind": "imported", "faults": as_before.faults()})
+        self._control.recv(_MESSAGE_BYTES_MAX)
+        return times_ms, failed
 
     def spawn(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Fork one helper. Returns in the zygote only."""
         if _threads() != 1:
-            self._send({"kind": "refused", "id": message["id"], "message": "the zygote has more than one thread"})
+            self._send({"kind": "unfit", "id": message["id"], "message": "it has more than one thread"})
             return
         control, invocation, out, err, net, mnt, *rest = descriptors
         cgroup = rest.pop(0) if message["has_cgroup"] else -1
@@ -118,21 +136,6 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return list(found)
-
-
-def _import_all(names: list[str]) -> tuple[dict[str, float], dict[str, str]]:
-    """Import modules; how long each took, and why some failed (those are imported in the helper or fail there)."""
-    times_ms: dict[str, float] = {}
-    failed: dict[str, str] = {}
-    for name in names:
-        started_ns = time.monotonic_ns()
-        try:
-            __import__(name)
-        except BaseException as error:
-            failed[name] = f"{type(error).__name__}: {error}"[:500]
-        else:
-            times_ms[name] = (time.monotonic_ns() - started_ns) / 1e6
-    return times_ms, failed
 
 
 def _threads() -> int:

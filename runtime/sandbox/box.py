@@ -19,12 +19,12 @@ from runtime import packets, syscalls
 from runtime.errors import StartError
 from runtime.packets import PacketSocket
 from runtime.reaper import Exit, Reaper
-from runtime.sandbox import children, identity, mounts, nsbuilder
+from runtime.sandbox import children, identity, mounts, nsbuilder, user_counts
 from runtime.sandbox.cgroup import Cgroup
 from runtime.sandbox.children import Steps
 from runtime.sandbox.mounts import Attachment
-from runtime.sandbox.userns import INIT_PROGRAM
-from runtime.syscalls import CloneFlag
+from runtime.sandbox.userns import INIT_PROGRAM, name_machine
+from runtime.syscalls import CloneFlag, MountAttr
 
 PORT = 3141  # where the program finds the listening socket; nothing else is in its network namespace
 PROGRAM_UID = identity.FIRST_SANDBOX_UID
@@ -149,8 +149,10 @@ class Box:
         # O_PATH: after the change of uid this process is not dumpable, and opening the files directly is refused.
         namespaces = os.open("/proc/self/ns", os.O_PATH | os.O_CLOEXEC)
         keeper = os.pidfd_open(parent)
+        identity.be_the_first_to_die()
         os.chdir("/")
         steps("unshare user")
+        user_counts.own_namespaces_as(plan.first_uid)
         syscalls.unshare(CloneFlag.NEWUSER)
         children.die_with(parent)
         end.send(b"{}")
@@ -160,7 +162,8 @@ class Box:
         children.die_with(parent)
         steps("unshare")
         syscalls.unshare(_NAMESPACES)
-        socket.sethostname("box")
+        name_machine("box")
+        identity.leave_keyrings()
         steps("network")
         os.close(plan.make_network(namespaces))
         with socket.create_server(("127.0.0.1", PORT), backlog=_BACKLOG) as listener:
@@ -195,8 +198,9 @@ class Box:
         proc = mounts.proc()
         tree = [*plan.tree, plan.work]
         nsbuilder.attach_tree(plan.anchor, [*(a.target for a in tree), "proc"], [*(a.fd for a in tree), proc], steps)
-        steps("max_user_namespaces")
-        _write("/proc/sys/user/max_user_namespaces", "0")
+        steps("limits of the user namespace")
+        user_counts.limit_namespaces()
+        syscalls.mount_setattr(proc, MountAttr.RDONLY)
         children.redirect_standard_streams()
         end.send(b"{}")
         syscalls.close_range(3)
@@ -220,13 +224,12 @@ class Box:
         channel = socket.socket(fileno=3)
         try:
             steps("identity")
-            identity.set_resource_limits()
+            identity.confine_resources()
             identity.keep_capabilities(frozenset())
             os.setgroups([])
             os.setresgid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
             os.setresuid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
             identity.die_with_parent()
-            os.umask(0o022)
             os.chdir(f"/{plan.work.target}")
             steps("seccomp")
             for program in plan.filters:

@@ -16,6 +16,7 @@ from pathlib import Path
 from runtime import syscalls
 from runtime.errors import RequirementError
 from runtime.model import Limits
+from runtime.sandbox import headroom
 
 CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_US = 100_000
@@ -237,6 +238,12 @@ class CgroupTree:
         if "memory" not in self._bases:
             return "v2"
         return "v1+v2" if "unified" in self._bases else "v1"
+
+    def headroom(self) -> tuple[int, int] | None:
+        """Memory left and in all below the tightest limit above all cgroups of ours; None without a limit."""
+        if "memory" in self._bases:
+            return headroom.tightest(self._bases["memory"], is_v2=False)
+        return headroom.tightest(self._bases["unified"], is_v2=True)
 
     def create(self, path: str) -> Cgroup:
         """Make the cgroup `path` (relative, below this run). Caller removes and closes it."""

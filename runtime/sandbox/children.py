@@ -11,11 +11,14 @@ import socket
 import sys
 from collections.abc import Callable
 
+from runtime import syscalls
 from runtime.errors import StartError
 from runtime.packets import PacketSocket
 from runtime.sandbox import identity
+from runtime.syscalls import CloneFlag
 
 EXIT_FAILED = 70
+NO_NAMESPACES = CloneFlag(0)
 
 
 class Steps:
@@ -29,22 +32,31 @@ class Steps:
 
 
 def fork_child(
-    body: Callable[[socket.socket, Steps], None], end: socket.socket, *, outlives_parent: bool = False
+    body: Callable[[socket.socket, Steps], None],
+    end: socket.socket,
+    *,
+    outlives_parent: bool = False,
+    namespaces: CloneFlag = NO_NAMESPACES,
 ) -> int:
     """Fork; the child runs body(end, steps) and exits. Returns the child's pid; `end` stays open here too.
 
     The caller reaps the child, which dies with it unless it may outlive it: the parent's end of `end` is open in
     the child too, so that waiting for an answer would not end by itself. A failing body sends
-    {"failed": step, "errno", "message"} on `end`.
+    {"failed": step, "errno", "message"} on `end`. namespaces: new ones that the child begins in; the body must exec.
     """
     assert len(os.listdir("/proc/self/task")) == 1, "pagurusd must have one thread"
     parent = os.getpid()
-    pid = os.fork()
+    keeper = os.pidfd_open(parent) if namespaces else -1
+    pid = syscalls.clone_child(namespaces) if namespaces else os.fork()
     if pid:
+        if namespaces:
+            os.close(keeper)
         return pid
     steps = Steps()
     try:
-        if not outlives_parent:
+        if namespaces:  # in a pid namespace of its own getppid says 0, whoever lives
+            die_with_keeper(keeper)
+        elif not outlives_parent:
             die_with(parent)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -63,6 +75,13 @@ def die_with(parent: int) -> None:
     """From now on die with the parent, also if it has died already. A change of credentials may undo this."""
     identity.die_with_parent()
     if os.getppid() != parent:
+        os._exit(EXIT_FAILED)
+
+
+def die_with_keeper(keeper: int) -> None:
+    """The same for a child in another pid namespace; keeper: a pidfd of the parent."""
+    identity.die_with_parent()
+    if identity.has_ended(keeper):
         os._exit(EXIT_FAILED)
 
 

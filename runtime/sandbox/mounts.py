@@ -108,7 +108,7 @@ class MountDesk:
         os.close(self._root)
 
 
-def tmpfs(size_bytes: int, *, mode: int = 0o1777) -> int:
+def tmpfs(size_bytes: int, *, mode: int = 0o1777, executable: bool = True) -> int:
     """An empty tmpfs of its own; its pages are charged to the cgroup that writes them."""
     context = syscalls.fsopen("tmpfs")
     try:
@@ -116,7 +116,8 @@ def tmpfs(size_bytes: int, *, mode: int = 0o1777) -> int:
         syscalls.fsconfig_string(context, "nr_inodes", str(max(64, size_bytes // 4096)))
         syscalls.fsconfig_string(context, "mode", f"{mode:o}")
         syscalls.fsconfig_create(context)
-        return syscalls.fsmount(context, MountAttr.NOSUID | MountAttr.NODEV)
+        flags = MountAttr.NOSUID | MountAttr.NODEV
+        return syscalls.fsmount(context, flags if executable else flags | MountAttr.NOEXEC)
     finally:
         os.close(context)
 
@@ -151,6 +152,24 @@ def devices() -> int:
     finally:
         os.umask(mask)
     syscalls.mount_setattr(mount, MountAttr.RDONLY)
+    return mount
+
+
+def text_file(name: str, text: str) -> int:
+    """A read-only tmpfs with one file that everybody may read."""
+    content = text.encode()
+    mount = tmpfs(len(content) + 4096, mode=0o755)
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444, dir_fd=mount)
+        try:
+            os.fchmod(fd, 0o444)
+            os.write(fd, content)
+        finally:
+            os.close(fd)
+        syscalls.mount_setattr(mount, MountAttr.RDONLY)
+    except BaseException:
+        os.close(mount)
+        raise
     return mount
 
 

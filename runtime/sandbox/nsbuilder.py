@@ -16,7 +16,7 @@ from runtime.sandbox import children, identity
 from runtime.sandbox.children import Steps
 from runtime.syscalls import CloneFlag, MountFlag
 
-TARGETS = ("code", "opt/env", "tmp")
+TARGETS = ("code", "opt/env", "tmp", "etc/resolv.conf")
 
 
 def serve(

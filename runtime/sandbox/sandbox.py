@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from enum import Enum, auto
 
@@ -100,6 +100,15 @@ class Sandbox:
         """Invocation socket, stdout, stderr: the gateway's ends. Kept here too, for a gateway that restarts."""
         return self._gateway_ends
 
+    @property
+    def network(self) -> int:
+        """Descriptor of its network namespace; the sandbox's."""
+        return self._network
+
+    def on_release(self, undo: Callable[[], None]) -> None:
+        """Call `undo` when the sandbox has ended, before its namespaces are let go."""
+        self._undo.callback(undo)
+
     def open_channels(self) -> None:
         """Make sockets and pipes, and open what joining the cgroup takes: all that a fork needs, off its path."""
         self.cgroup.join_descriptors()
@@ -157,10 +166,18 @@ class Sandbox:
             return f"{error.phase}: {error.message}"
         return ""
 
-    def assign(self, assignment: Assignment, code: int, environment: int | None, desk: MountDesk) -> None:
+    def assign(
+        self,
+        assignment: Assignment,
+        code: int,
+        environment: int | None,
+        desk: MountDesk,
+        *,
+        resolv_conf: int | None = None,
+    ) -> None:
         """Make it the function's: limits, code and environment attached from outside, then one message.
 
-        code, environment: detached mounts, consumed. May come before the helper runs: the message waits.
+        code, environment, resolv_conf: detached mounts, consumed. May come before the helper runs: the message waits.
         Raises OSError; the sandbox is to be killed then.
         """
         assert self._control is not None
@@ -168,6 +185,8 @@ class Sandbox:
         attachments = [Attachment(code, "code", "code")]
         if environment is not None:
             attachments.append(Attachment(environment, "opt/env", "environment"))
+        if resolv_conf is not None:
+            attachments.append(Attachment(resolv_conf, "etc/resolv.conf", "resolv.conf"))
         if assignment.limits.tmp_bytes != DEFAULT_LIMITS.tmp_bytes:
             attachments.append(Attachment(mounts.tmpfs(assignment.limits.tmp_bytes), "tmp", "tmp"))
         try:
@@ -224,7 +243,7 @@ def _phases_ms(report: bytes) -> dict[str, float]:
         if message["kind"] == "failed":
             raise StartError(str(message["step"])[:40], os.strerror(int(message["errno"])))
         return {name: int(message["ns"][name]) / 1e6 for name in _PHASES if name in message["ns"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise StartError("fork", "the helper sent a malformed report") from error
 
 
@@ -286,7 +305,7 @@ async def prepare(
     """
     made: list[int] = []
     own = [
-        Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "dev/shm", "shm"),
+        Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes, executable=False), "dev/shm", "shm"),
         Attachment(mounts.tmpfs(DEFAULT_LIMITS.tmp_bytes), "tmp", "tmp"),
     ]
     try:

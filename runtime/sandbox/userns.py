@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from runtime import packets, syscalls
 from runtime.packets import PacketSocket
 from runtime.reaper import Reaper
-from runtime.sandbox import cgroup, children, identity, mounts, nsbuilder
+from runtime.sandbox import cgroup, children, identity, mounts, nsbuilder, user_counts
 from runtime.sandbox.cgroup import Cgroup
 from runtime.sandbox.children import Steps
 from runtime.sandbox.identity import Capability
@@ -114,7 +114,9 @@ class UserNamespace:
         self._outer.join_self()
         entries = self._cgroup.open_entries()
         keeper = os.pidfd_open(parent)
+        identity.be_the_first_to_die()
         steps("unshare user")
+        user_counts.own_namespaces_as(self.first_uid)
         syscalls.unshare(CloneFlag.NEWUSER)
         children.die_with(parent)
         end.send(b"{}")
@@ -123,6 +125,8 @@ class UserNamespace:
         identity.become_namespace_root()
         steps("unshare")
         syscalls.unshare(_ALL & ~CloneFlag.NEWUSER)
+        identity.leave_keyrings()
+        name_machine("zygote")
         steps("clone init")
         pid = syscalls.clone_sibling()
         if pid:
@@ -146,8 +150,8 @@ class UserNamespace:
         proc = mounts.proc()
         targets = [*(a.target for a in tree), "proc"]
         nsbuilder.attach_tree(self._anchor, targets, [*(a.fd for a in tree), proc], steps)
-        steps("max_user_namespaces")
-        _write("/proc/sys/user/max_user_namespaces", "0")
+        steps("limits of the user namespace")
+        user_counts.limit_namespaces()
         children.redirect_standard_streams()
         end.send(b"{}")
         syscalls.close_range(3)
@@ -204,9 +208,11 @@ class UserNamespace:
         """Body of L, and of the program up to its exec."""
         steps("cgroup")
         self._cgroup.join_self()
+        identity.be_the_first_to_die()
         steps("enter namespaces")
         syscalls.setns(self.init_pidfd, _ALL)
         identity.become_namespace_root()
+        identity.leave_keyrings()
         steps("clone")
         pid = syscalls.clone_sibling()
         if pid:
@@ -221,7 +227,7 @@ class UserNamespace:
             children.redirect_standard_streams()
             os.dup2(control.fileno(), 3)
             syscalls.close_range(4)
-            identity.set_resource_limits()  # only now: pagurusd may have more open than the limit, and all was copied
+            identity.confine_resources()  # only now: pagurusd may have more open than the limit, and all was copied
             os.chdir("/")
             identity.keep_capabilities(frozenset(Capability))
             os.execve(program[0], list(program), environ)
@@ -276,6 +282,12 @@ async def _born(channel: PacketSocket, what: str) -> tuple[int, list[int]]:
     answers = [await children.answer(channel, what), await children.answer(channel, what)]
     pid = next(int(str(message["pid"])) for message, _ in answers if "pid" in message)
     return pid, [fd for _, descriptors in answers for fd in descriptors]
+
+
+def name_machine(name: str) -> None:
+    """Names of the caller's UTS namespace instead of the host's, which it was copied from."""
+    socket.sethostname(name)
+    syscalls.setdomainname("(none)")
 
 
 def _write(path: str, text: str) -> None:

@@ -176,6 +176,64 @@ def test_bad_settings_are_said_in_words(tmp_path: Path):
         assert word in done.stderr and "Traceback" not in done.stderr
 
 
+MODES = {  # what only root needs is closed; the gateway and builders pass through what they must
+    ".": (0o711, "root"),
+    "anchor": (0o755, "root"),
+    "cache": (0o700, "pagurus-build"),
+    "code": (0o700, "root"),
+    "empty": (0o755, "root"),
+    "environments": (0o700, "root"),
+    "layers": (0o700, "root"),
+    "node-id": (0o600, "root"),
+    "pagurusd.lock": (0o600, "root"),
+    "run": (0o700, "root"),
+    "skeleton": (0o755, "root"),
+    "staging": (0o711, "root"),
+    "store": (0o700, "pagurus"),
+    "store/pagurus.sqlite3": (0o600, "pagurus"),
+    "store/secrets.key": (0o600, "pagurus"),
+    "trash": (0o700, "root"),
+}
+
+
+def test_folders_and_files_are_open_to_nobody_who_does_not_need_them(fresh: Daemon):
+    fresh.deploy("echo", ECHO)
+    own = [*fresh.state.iterdir(), *(fresh.state / "store").iterdir()]
+    names = {str(path.relative_to(fresh.state)) for path in own} - {"rootfs", "pagurusd.log"}
+    assert {name for name in names if not name.endswith(("-wal", "-shm"))} == set(MODES) - {"."}
+    found = {name: (fresh.state / name).lstat() for name in MODES}
+    assert {name: (one.st_mode & 0o7777, (fresh.state / name).owner()) for name, one in found.items()} == MODES
+
+
+@pytest.mark.parametrize("what", ["writable", "owned", "above", "run", "file"])
+def test_what_others_can_change_is_refused_with_the_fix(fresh: Daemon, what: str):
+    fresh.stop()
+    more, path = {}, fresh.state
+    if what == "writable":
+        path.chmod(0o731)
+    elif what == "owned":
+        os.chown(path, 65534, 0)
+    elif what == "above":
+        path = fresh.state / "above"
+        (path / "state").mkdir(parents=True)
+        (path / "state/rootfs").symlink_to(fresh.state / "rootfs")
+        path.chmod(0o777)
+        more = {"PAGURUS_STATE_DIR": str(path / "state")}
+    elif what == "run":
+        path = fresh.run_dir
+        path.chmod(0o770)
+    else:
+        path = fresh.state / "pagurus.toml"
+        path.write_text("gateway_user = 'root'\n")
+        path.chmod(0o666)
+    command = [BIN / "pagurusd", *(["--config", path] if what == "file" else [])]
+    done = subprocess.run(command, env=fresh.environ(**more), capture_output=True, text=True, timeout=60, check=False)
+    os.chown(fresh.state, 0, 0)
+    fresh.state.chmod(0o711)
+    assert done.returncode == 2, done.stderr
+    assert str(path) in done.stderr and "hint: chown root:root" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_systemd_is_told_when_it_is_ready_and_when_it_stops(fresh: Daemon):
     fresh.stop()
     path = fresh.state / "notify"
@@ -200,6 +258,36 @@ def test_the_gateway_has_no_power(fresh: Daemon):
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[name][0], 16) == 0, name
     assert status["NoNewPrivs"] == ["1"]
+
+
+def test_the_gateway_is_in_namespaces_of_its_own_and_sees_its_store_only(fresh: Daemon):
+    pid, daemon = fresh.gateway_pid(), fresh.process.pid
+    spaces = {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in ("mnt", "pid", "ipc", "uts", "net", "user")}
+    ours = {name: os.readlink(f"/proc/{daemon}/ns/{name}") for name in spaces}
+    assert {name for name in spaces if spaces[name] != ours[name]} == {"mnt", "pid", "ipc", "uts"}
+    root = Path(f"/proc/{pid}/root")
+    ways = {"opt", fresh.state.parts[1]}  # to the installation and to the store
+    assert set(os.listdir(root)) <= {"bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "sbin", "usr", *ways}
+    assert set(os.listdir(root / "etc")) <= {"ld.so.cache", "localtime"}
+    assert os.listdir(Path(f"{root}{fresh.state}")) == ["store"]
+    assert [name for name in os.listdir(root / "proc") if name.isdigit()] == ["1"]
+    assert not (root / "proc/sys").exists() and not (root / "proc/meminfo").exists()
+    mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    writable = {fields[4] for fields in mounts if "rw" in fields[5].split(",")}
+    assert writable == {f"{fresh.state}/store"}
+    assert all("nosuid" in fields[5].split(",") for fields in mounts)
+
+
+def test_the_gateway_is_filtered_bounded_and_not_dumpable(fresh: Daemon):
+    pid = fresh.gateway_pid()
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert status["Seccomp"].strip() == "2"
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in Path(f"/proc/{pid}/limits").read_text().splitlines()}
+    assert limits["Max core file size"] == limits["Max locked memory"] == limits["Max msgqueue size"] == ["0", "0"]
+    assert int(limits["Max processes"][1]) <= 256
+    assert os.stat(f"/proc/{pid}/environ").st_uid == 0, "its user cannot read or trace it"
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert {one.partition(b"=")[0] for one in variables if one} <= {b"PATH", b"LANG", b"TZ", b"TMPDIR", b"LC_CTYPE"}
 
 
 def test_pagurusd_has_one_thread_and_no_http(fresh: Daemon):

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAVES = {
     "runtime.model",
     "runtime.errors",
+    "runtime.egress",
     "runtime.file_names",
     "runtime.protocol",
     "runtime.protocol_store",
@@ -25,6 +26,8 @@ LEAVES = {
     "runtime.packets",
     "runtime.reaper",
     "runtime.suites",
+    "runtime.trust",
+    "runtime.tokens",
 }
 INSIDE = {
     "runtime.frames",
@@ -34,9 +37,11 @@ INSIDE = {
     "runtime.fork.warm",
     "runtime.fork.measure",
     "runtime.fork.ownership",
+    "runtime.fork.manners",
 }
 HOMES = {
     "aiohttp": ("gateway", "rootfs_builder.downloads", "rootfs_builder.index_proxy"),
+    "cryptography": ("gateway.secret_key",),
     "installer": ("rootfs_builder",),
     "packaging": ("rootfs_builder", "runtime.file_names"),
     "uvloop": ("gateway", "runtime.daemon"),

@@ -8,7 +8,7 @@ save is worth its memory. docs/decisions/adaptive.md says what was tried and wha
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import ClassVar
 
@@ -66,6 +66,10 @@ class _Environment:
     import_mb: float
     costs: dict[tuple[str, str], int]
     functions: list[_Known] = field(default_factory=list)
+
+    def set_apart(self) -> None:
+        """Functions of several tenants have it: a zygote of nothing else may help them all."""
+        self.model = replace(self.model, tenant=f"={self.id}")
 
     @classmethod
     def of(cls, known: _Known, environment: EnvironmentId) -> "_Environment":
@@ -270,6 +274,8 @@ class Adaptive(Policy):
                     continue
                 if environment not in found:
                     found[environment] = _Environment.of(known, environment)
+                elif found[environment].model.group != known.model.group:
+                    found[environment].set_apart()
                 found[environment].functions.append(known)
             self._environments = found
         return self._environments

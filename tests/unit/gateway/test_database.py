@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store.database import SCHEMA_VERSION, Database
+from gateway.store.database import MIGRATIONS, SCHEMA_VERSION, Database
 from runtime.errors import ConfigError
 
 
@@ -17,6 +17,22 @@ def test_a_new_store_gets_the_schema_and_opens_again(tmp_path: Path):
         assert (version, mode) == ((SCHEMA_VERSION,), ("wal",))
         database.close()
         database.close()
+
+
+def test_functions_of_a_store_from_before_reuse_reuse_their_sandboxes(tmp_path: Path):
+    path = tmp_path / "store.sqlite3"
+    with sqlite3.connect(path) as connection:
+        for step in MIGRATIONS[:3]:
+            connection.executescript(step)
+        connection.execute(
+            "INSERT INTO versions VALUES ('f', 'v', 'c', NULL, 'python3.11', 'main.main', '{}', '{}', '', '', 1.0,"
+            " '[]', '{}', '')"
+        )
+        connection.execute("PRAGMA user_version = 3")
+    connection.close()
+    database = Database(path)
+    assert database.run_blocking(lambda one: one.execute("SELECT reuse FROM versions").fetchall()) == [(1,)]
+    database.close()
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path):

@@ -10,6 +10,7 @@ import pytest
 from gateway.deployed import Version
 from gateway.store.database import Database
 from gateway.store.functions import VERSIONS_KEPT, FunctionStore
+from gateway.store.secrets import Safe
 from runtime.model import Distribution, Environment, Limits
 
 
@@ -38,7 +39,7 @@ def version(number: int, function: str = "hello") -> Version:
 
 
 def test_what_is_put_is_loaded_again(database: Database):
-    store = FunctionStore(database)
+    store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
     for number in (1, 2):
         asyncio.run(store.put(version(number)))
     asyncio.run(store.put(version(7, "other")))
@@ -48,8 +49,17 @@ def test_what_is_put_is_loaded_again(database: Database):
     assert other.version == version(7, "other")
 
 
+def test_whether_sandboxes_are_reused_is_kept(database: Database):
+    store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
+    wanted = msgspec.structs.replace(version(1), reuse=False)
+    asyncio.run(store.put(wanted))
+    (found,) = store.load()
+    assert found.version == wanted and found.version.reuse is False
+    assert found.version.model.reuse is False
+
+
 def test_an_old_version_can_be_current_again(database: Database):
-    store = FunctionStore(database)
+    store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
     for number in (1, 2):
         asyncio.run(store.put(version(number)))
     again = asyncio.run(store.put(msgspec.structs.replace(version(1), created_s=9.0)))
@@ -59,7 +69,7 @@ def test_an_old_version_can_be_current_again(database: Database):
 
 
 def test_old_versions_are_forgotten_but_never_the_current_one(database: Database):
-    store = FunctionStore(database)
+    store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
     for number in range(VERSIONS_KEPT + 3):
         found = asyncio.run(store.put(version(number)))
     assert len(found.versions) == VERSIONS_KEPT
@@ -68,7 +78,7 @@ def test_old_versions_are_forgotten_but_never_the_current_one(database: Database
 
 
 def test_deleted_is_gone(database: Database):
-    store = FunctionStore(database)
+    store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
     asyncio.run(store.put(version(1)))
     asyncio.run(store.delete("hello"))
     assert store.load() == []
@@ -76,7 +86,7 @@ def test_deleted_is_gone(database: Database):
 
 
 def test_a_failed_write_changes_nothing(database: Database):
-    store = FunctionStore(database)
+    store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
     asyncio.run(store.put(version(1)))
     database.run_blocking(lambda one: one.execute("DROP TABLE functions"))
     with pytest.raises(Exception, match="no such table"):

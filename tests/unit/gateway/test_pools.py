@@ -14,7 +14,7 @@ from gateway.scheduler.pool import Limits, State
 from gateway.scheduler.pools import Pools
 from gateway.scheduler.sources import LiveZygote, Standby
 from gateway.scheduler.waiting import START_TRIES_MAX
-from runtime.errors import PoolExhaustedError
+from runtime.errors import MemoryShortError, PoolExhaustedError
 from runtime.model import StartKind
 
 RUNTIME = "python3.11"
@@ -22,6 +22,7 @@ BASE = LiveZygote("base", RUNTIME, frozenset())
 PANDAS = LiveZygote("z-pandas", RUNTIME, frozenset({"pandas", "numpy"}))
 PLAIN = FunctionModel("plain", "v1", RUNTIME)
 FRAMES = FunctionModel("frames", "v1", RUNTIME, "pandas")
+FRESH = FunctionModel("fresh", "v1", RUNTIME, reuse=False)
 
 
 class TimedPools(Pools):
@@ -410,6 +411,69 @@ def test_killing_is_done_once_and_for_standbys_too():
     assert pools.release("s1", 0, reusable=True) == []
 
 
+def test_without_reuse_a_sandbox_serves_one_invocation():
+    pools = ready(FRESH, concurrency=1)
+    (start,) = pools.request("r1", "fresh")
+    pools.started(start.ticket, "s1", 0)
+    assert pools.request("r2", "fresh") == []
+    assert pools.release("s1", 1, reusable=True) == [Kill("s1", "fresh")]
+    (start,) = pools.died("s1")
+    (lease,) = pools.started(start.ticket, "s2", 2)
+    assert (lease.request, lease.sandbox, lease.kind) == ("r2", "s2", StartKind.HELPED)
+
+
+def test_without_reuse_standbys_serve_one_after_another():
+    pools = ready(FRESH)
+    park(pools, "p1")
+    park(pools, "p2")
+    (lease,) = pools.request("r1", "fresh")
+    assert (lease.sandbox, lease.assign) == ("p1", True)
+    assert pools.release("p1", 1, reusable=True) == [Kill("p1", "fresh")]
+    (lease,) = pools.request("r2", "fresh")
+    assert (lease.sandbox, lease.assign) == ("p2", True)
+
+
+def test_without_reuse_a_sandbox_that_has_not_served_waits_for_its_one_invocation():
+    pools = ready(FRESH)
+    (start,) = pools.request("r1", "fresh")
+    pools.withdraw("r1", "fresh")
+    assert pools.started(start.ticket, "s1", 0) == []
+    (lease,) = pools.request("r2", "fresh")
+    assert lease.sandbox == "s1"
+    assert pools.release("s1", 1, reusable=True) == [Kill("s1", "fresh")]
+
+
+def test_without_reuse_nothing_is_adopted():
+    pools = ready(FRESH)
+    assert pools.adopt_begin("s1", "fresh", "v1", "base") == [Kill("s1", "fresh")]
+
+
+def test_short_of_memory_only_what_needs_a_new_sandbox_is_refused():
+    pools = ready(PLAIN, FRESH)
+    run_one(pools, "r1", "plain", "s1")
+    park(pools, "p1")
+    assert pools.set_shortage("1 % is available", 1) == []
+    (lease,) = pools.request("r2", "plain")
+    assert lease.sandbox == "s1"
+    assert pools.request("r3", "plain") == [], "it waits for s1"
+    with pytest.raises(MemoryShortError, match="1 % is available"):
+        pools.request("r4", "fresh")
+    (lease,) = pools.release("s1", 2, reusable=True)
+    assert lease.request == "r3"
+    assert pools.request("r5", "plain") == []
+    (lease,) = pools.set_shortage("", 3)
+    assert (lease.request, lease.sandbox) == ("r5", "p1")
+
+
+def test_short_of_memory_nobody_waits_for_a_sandbox_without_reuse():
+    pools = ready(FRESH)
+    (start,) = pools.request("r1", "fresh")
+    pools.started(start.ticket, "s1", 0)
+    pools.set_shortage("short", 1)
+    with pytest.raises(MemoryShortError):
+        pools.request("r2", "fresh")
+
+
 class PoolsMachine(RuleBasedStateMachine):
     """Plays a node at random, and holds what must hold always."""
 
@@ -419,7 +483,7 @@ class PoolsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pools = ready(PLAIN, FRAMES, FunctionModel("other", "v1", RUNTIME), **self.limits)
+        self.pools = ready(PLAIN, FRAMES, FRESH, FunctionModel("other", "v1", RUNTIME), **self.limits)
         self.now_s = 0.0
         self.numbers = itertools.count(1)
         self.waiting: dict[str, str] = {}
@@ -429,6 +493,7 @@ class PoolsMachine(RuleBasedStateMachine):
         self.dying: set[str] = set()
         self.frozen: set[str] = set()
         self.ended: set[str] = set()
+        self.served: set[str] = set()  # sandboxes of the function without reuse
 
     def take(self, decisions: list) -> None:
         for one in decisions:
@@ -438,6 +503,8 @@ class PoolsMachine(RuleBasedStateMachine):
                 assert self.waiting.pop(one.request) == one.function
                 assert one.thaw == (one.sandbox in self.frozen)
                 self.frozen.discard(one.sandbox)
+                assert one.sandbox not in self.served, "a sandbox without reuse served twice"
+                self.served |= {one.sandbox} if one.function == "fresh" else set()
                 self.leased[one.sandbox] = one.request
             elif isinstance(one, Start):
                 self.starts[one.ticket] = one
@@ -453,7 +520,7 @@ class PoolsMachine(RuleBasedStateMachine):
                 del self.waiting[one.request]
                 self.ended.add(one.request)
 
-    @rule(name=st.sampled_from(["plain", "frames", "other"]))
+    @rule(name=st.sampled_from(["plain", "frames", "fresh", "other"]))
     def request(self, name: str) -> None:
         number = f"r{next(self.numbers)}"
         self.waiting[number] = name
@@ -461,6 +528,10 @@ class PoolsMachine(RuleBasedStateMachine):
             self.take(self.pools.request(number, name))
         except PoolExhaustedError:
             del self.waiting[number]
+
+    @rule(reason=st.sampled_from(["", "short of memory"]))
+    def shortage(self, reason: str) -> None:
+        self.take(self.pools.set_shortage(reason, self.now_s))
 
     @precondition(lambda self: self.starts)
     @rule(data=st.data())
@@ -535,6 +606,7 @@ class PoolsMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Answer everything that comes: every request must get its end."""
+        self.take(self.pools.set_shortage("", self.now_s))
         for _ in range(1000):
             if self.starts:
                 ticket = min(self.starts)

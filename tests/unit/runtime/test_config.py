@@ -47,8 +47,7 @@ def test_the_default_file_may_be_missing_and_a_named_one_may_not(tmp_path: Path)
         ("listen = '127.0.0.1:99999'\n", "HOST:PORT"),
         ("listen = ':80'\n", "HOST:PORT"),
         ("listen = 'example.com:80'\n", "not an IP address"),
-        ("listen = '0.0.0.0:80'\n", "without credentials"),
-        ("listen = '[::]:80'\n", "without credentials"),
+        ("auth = 'never'\n", "auto or always"),
         ("state_dir = 'relative'\n", "absolute"),
         ("state_dir = '/a:b'\n", "without ':'"),
         ("run_dir = '/a,b'\n", "without ':'"),
@@ -103,13 +102,26 @@ def test_what_is_public_holds_no_password_of_an_index():
 
 
 def test_names_of_settings_say_their_unit():
-    units = ("_s", "_bytes", "_max")
+    units = ("_s", "_bytes", "_max", "_percent")
     defaults = {name: getattr(Settings(), name) for name in Settings.__struct_fields__}
     numbers = [n for n, value in defaults.items() if isinstance(value, int | float) and not isinstance(value, bool)]
     plain = [name for name in numbers if not name.endswith(units)]
-    counts = ("uid_base", "standbys_per_zygote", "shells_per_zygote", "function_concurrency", "queue_per_function")
-    assert set(plain) <= {*counts, "archive_entries", "builds_at_once", "records_kept"}
+    counts = (
+        "uid_base",
+        "standbys_per_zygote",
+        "shells_per_zygote",
+        "function_concurrency",
+        "queue_per_function",
+        "connections_per_address",
+    )
+    assert set(plain) <= {*counts, "archive_entries", "builds_at_once", "records_kept", "connections_per_address"}
     assert not list(itertools.filterfalse(str.islower, Settings.__struct_fields__))
+
+
+@pytest.mark.parametrize("low, critical", [(4, 8), (101, 4), (8, -1)])
+def test_thresholds_of_memory_that_make_no_sense_are_refused(low: float, critical: float):
+    with pytest.raises(ConfigError, match="memory_low_percent"):
+        config.load(None, {}, {"memory_low_percent": low, "memory_critical_percent": critical})
 
 
 @pytest.mark.parametrize("wrong", [{"sdist_timeout_s": 0}, {"sdist_memory_bytes": 1024}])

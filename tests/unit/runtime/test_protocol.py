@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from runtime import protocol
 from runtime.errors import ProtocolError
 from runtime.model import Assignment, Distribution, Environment, Limits
+from runtime.tokens import Role, Token
 
 ASSIGNMENT = Assignment(
     function="f",
@@ -73,6 +74,7 @@ TO_GATEWAY = [
         sandboxes=(protocol.SandboxStatus(sandbox="z.1", zygote="z", state="parked", memory_bytes=1, pid=2, uid=3),),
         counters={"a": 1},
     ),
+    protocol.MemoryReading(available_bytes=1, total_bytes=2, is_stalled=True),
     protocol.GarbageCollected(
         ticket=3,
         items=(protocol.GarbageItem(kind="layer", id="l", label="a==1", size_bytes=1, used_s=2.0),),
@@ -82,6 +84,7 @@ TO_GATEWAY = [
         store_bytes=3,
     ),
     protocol.Drain(grace_s=1.5),
+    protocol.TokensChanged(tokens=(Token(name="a", sha256="0", role=Role.INVOKE, functions=("f",)),)),
 ]
 
 

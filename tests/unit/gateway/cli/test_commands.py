@@ -12,6 +12,7 @@ from runtime.protocol import Check
 
 FUNCTION = {
     "name": "hello",
+    "tenant": "red",
     "version": "ab" * 32,
     "runtime": "python3.11",
     "handler": "main.main",
@@ -59,7 +60,7 @@ def test_deploy_uploads_settings_and_code_and_shows_the_build(pagurus, gateway, 
     )
     gateway.answer("PUT", "/v1/functions/hello", built, content_type="application/x-ndjson")
     options = ("--memory", "512MiB", "--cpu", "0.5", "--timeout", "2.5", "--pids", "9", "--env", "A=b=c")
-    done = pagurus("deploy", "hello", code, *options, "--runtime", "python3.11")
+    done = pagurus("deploy", "hello", code, *options, "--runtime", "python3.11", "--fresh")
     assert done.status == 0, done.stderr
     assert done.stdout.count("resolve: 3 packages") == 1
     assert "deployed, version abababababab" in done.stdout
@@ -70,6 +71,7 @@ def test_deploy_uploads_settings_and_code_and_shows_the_build(pagurus, gateway, 
         "requirements": "requests\n",
         "limits": {"memory_bytes": 512 << 20, "cpu_millis": 500, "timeout_s": 2.5, "pids": 9},
         "environ": {"A": "b=c"},
+        "reuse": False,
     }
     assert sent["code"][:2] == b"\x1f\x8b"
     assert gateway.requests[0].headers["Accept"] == "application/x-ndjson"
@@ -224,8 +226,8 @@ def test_names_are_quoted_in_paths(pagurus, gateway):
 def test_ls(pagurus, gateway):
     gateway.answer("GET", "/v1/functions", {"functions": [FUNCTION, {"name": "bare"}]})
     header, row, bare = pagurus("ls").stdout.splitlines()
-    assert header.split()[:3] == ["NAME", "VERSION", "RUNTIME"]
-    assert row.split()[:7] == ["hello", "abababababab", "python3.11", "main.main", "256", "MiB", "2"]
+    assert header.split()[:3] == ["NAME", "TENANT", "VERSION"]
+    assert row.split()[:8] == ["hello", "red", "abababababab", "python3.11", "main.main", "256", "MiB", "2"]
     assert row.endswith("2026-11-24 18:00:00")
     assert bare.split()[0] == "bare"
     assert json.loads(pagurus("ls", "--json").stdout)["functions"][0] == FUNCTION
@@ -364,11 +366,14 @@ def test_server_timing(header, phases):
     assert phases_ms(header) == phases
 
 
+SUBCOMMANDS = {"bench": "trace", "token": "ls"}
+
+
 def test_every_command_can_be_loaded_and_has_help(pagurus):
     for name in main.COMMANDS:
         done = pagurus(name, "--help")
         assert done.status == 0
-        assert "--json" in done.stdout or "--json" in pagurus(name, "trace", "--help").stdout
+        assert "--json" in done.stdout or "--json" in pagurus(name, SUBCOMMANDS.get(name, ""), "--help").stdout
     assert pagurus("--help").status == 0
     assert pagurus("nonsense").status == 2
     assert pagurus("--version").stdout.startswith("pagurus")

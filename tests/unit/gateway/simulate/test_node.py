@@ -8,7 +8,7 @@ from gateway.scheduler.sources import Mechanism
 from gateway.simulate.tally import WARMUP_S
 from runtime.model import StartKind
 from runtime.protocol import StandbyTarget
-from tests.unit.gateway.simulate.worlds import BOTH, MB, REQUESTS, RUNTIME, arrivals, node
+from tests.unit.gateway.simulate.worlds import BOTH, MB, REQUESTS, RUNTIME, arrivals, function, node
 
 COLD, HELPED, WARM = StartKind.COLD, StartKind.HELPED, StartKind.WARM
 
@@ -68,6 +68,16 @@ def test_memory_of_three_requests_as_computed_by_hand():
     assert tally.byte_seconds["zygotes"] == pytest.approx(8 * MB * 100.0)
     assert tally.byte_seconds["standbys"] == 0
     assert (tally.zygotes_made, tally.zygote_ms) == (1, 100.0)
+
+
+@pytest.mark.parametrize("standbys", [0, 1])
+def test_without_reuse_no_start_is_warm_and_nothing_is_held_idle(standbys):
+    policy = Prewarm(PolicySettings(stem_cells=standbys), [RUNTIME])
+    made = node(policy, functions={"bare": function(reuse=False)})
+    tally = ran(made, (0.0, "bare", 0.5), (1.0, "bare", 0.5), (9.0, "bare", 0.5), duration_s=20.0)
+    assert tally.starts == {HELPED: 3}
+    assert tally.byte_seconds["sandboxes"] < 2 * MB * 0.05  # from the fork to its request's lease
+    assert made.unfinished == 0
 
 
 def test_a_trace_ends_at_its_duration_but_serves_what_has_come():

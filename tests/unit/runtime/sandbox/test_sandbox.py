@@ -57,7 +57,7 @@ def is_open(fd: int) -> bool:
 
 @pytest.fixture
 def sandbox():
-    made = Sandbox("z.1", zygote="z", uid=1000, environment=None, cgroup=FakeCgroup(), namespaces=files(5))
+    made = Sandbox("z.1", zygote="z", uid=1000, environment=None, cgroup=FakeCgroup(), namespaces=files(6))
     yield made
     made.release()
 
@@ -96,7 +96,7 @@ def test_a_kill_keeps_its_first_reason_and_happens_once(sandbox: Sandbox):
 
 
 def test_release_closes_everything_once():
-    fds = files(5)
+    fds = files(6)
     made = Sandbox("z.1", zygote="z", uid=1000, environment=None, cgroup=FakeCgroup(), namespaces=fds)
     made.release()
     made.release()
@@ -186,7 +186,7 @@ class FakeNamespace:
 
 
 def prepared(namespace: FakeNamespace, cgroup: FakeCgroup, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    monkeypatch.setattr(module.mounts, "tmpfs", lambda size: files(1)[0])
+    monkeypatch.setattr(module.mounts, "tmpfs", lambda size, executable=True: files(1)[0])
     return asyncio.run(
         module.prepare("z.1", zygote="z", uid=1000, environment=None, cgroup=cgroup, user_namespace=namespace, tree=[])
     )
@@ -194,7 +194,7 @@ def prepared(namespace: FakeNamespace, cgroup: FakeCgroup, monkeypatch: pytest.M
 
 def test_preparing_sets_limits_before_anything_runs(monkeypatch: pytest.MonkeyPatch):
     cgroup = FakeCgroup()
-    made = prepared(FakeNamespace(files(1), files(4)), cgroup, monkeypatch)
+    made = prepared(FakeNamespace(files(1), files(5)), cgroup, monkeypatch)
     assert made.state is State.EMPTY
     assert cgroup.log == [Limits(), 70_000]
     made.release()
@@ -202,7 +202,7 @@ def test_preparing_sets_limits_before_anything_runs(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("first_fails", [True, False])
 def test_a_failed_preparation_takes_both_answers_and_gives_all_back(first_fails: bool, monkeypatch: pytest.MonkeyPatch):
-    fds, error = files(1 if not first_fails else 4), StartError("net", "no more")
+    fds, error = files(1 if not first_fails else 5), StartError("net", "no more")
     namespace = FakeNamespace(error, fds) if first_fails else FakeNamespace(fds, error)
     cgroup = FakeCgroup()
     with pytest.raises(StartError, match="no more"):

