@@ -141,6 +141,8 @@ class Box:
     def _set_up(self, end: socket.socket, steps: Steps, parent: int) -> None:
         """Body of C."""
         plan = self._plan
+        steps("out-of-memory score")
+        identity.die_before_pagurusd()
         steps("cgroup")
         plan.cgroup.join_self()
         for given in plan.inputs:  # after the cgroup: what they take is the box's memory

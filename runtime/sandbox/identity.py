@@ -16,6 +16,7 @@ from runtime.errors import PoolExhaustedError
 RANGE = 65536
 FIRST_SANDBOX_UID = 1000  # inside a range; below are root and the distribution's own users
 SANDBOX_UIDS = 60_000
+OOM_SCORE_ADJ = 500  # of 1000: as if half of the machine's memory were taken beside what is
 
 
 class Capability(IntEnum):
@@ -118,11 +119,23 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def set_resource_limits(*, open_files: int = 1024) -> None:
-    """No core dumps, and a bounded number of open files, for this process and all it forks."""
+def set_resource_limits(*, open_files: int = 1024, open_files_max: int = 0) -> None:
+    """No core dumps, and a bounded number of open files, for this process and all it forks.
+
+    open_files_max: to what they may raise it themselves.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    open_files = min(open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    hard = min(max(open_files, open_files_max), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(open_files, hard), hard))
+
+
+def die_before_pagurusd() -> None:
+    """Be what the kernel kills first when the machine has no memory left, and all that this process forks.
+
+    Needs the host's /proc. Where pagurusd has CAP_SYS_RESOURCE nothing inside can lower it again.
+    """
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(OOM_SCORE_ADJ))
 
 
 def set_small_limits(*, processes: int) -> None:

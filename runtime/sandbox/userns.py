@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 
 from runtime import packets, syscalls
+from runtime.model import OPEN_FILES_MAX
 from runtime.packets import PacketSocket
 from runtime.reaper import Reaper
 from runtime.sandbox import cgroup, children, identity, mounts, nsbuilder, user_counts
@@ -110,6 +111,8 @@ class UserNamespace:
 
     def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment], parent: int) -> None:
         """Body of C: become the first process of the new namespaces, clone I beside it, end."""
+        steps("out-of-memory score")
+        identity.die_before_pagurusd()
         steps("cgroup")
         self._outer.join_self()
         entries = self._cgroup.open_entries()
@@ -161,6 +164,7 @@ class UserNamespace:
         anchor = self._anchor
 
         def body(end: socket.socket, steps: Steps) -> None:
+            identity.die_before_pagurusd()
             self._cgroup.join_self()
             nsbuilder.serve(end, steps, user_namespace=user_namespace, anchor=anchor, make_network=make_network)
 
@@ -203,6 +207,8 @@ class UserNamespace:
         control: socket.socket,
     ) -> None:
         """Body of L, and of the program up to its exec."""
+        steps("out-of-memory score")
+        identity.die_before_pagurusd()
         steps("cgroup")
         self._cgroup.join_self()
         steps("enter namespaces")
@@ -222,7 +228,8 @@ class UserNamespace:
             children.redirect_standard_streams()
             os.dup2(control.fileno(), 3)
             syscalls.close_range(4)
-            identity.set_resource_limits()  # only now: pagurusd may have more open than the limit, and all was copied
+            # Only now: pagurusd may have more open than the limit, and all was copied.
+            identity.set_resource_limits(open_files_max=OPEN_FILES_MAX)
             user_counts.limit_process()
             os.chdir("/")
             identity.keep_capabilities(frozenset(Capability))
