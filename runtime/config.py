@@ -106,7 +106,7 @@ def listen_address(settings: Settings) -> tuple[str, int]:
     """Host and port of `listen`. Raises ConfigError."""
     host, _, port = settings.listen.rpartition(":")
     host = host.strip("[]")
-    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ConfigError(f"listen is {settings.listen!r}, not HOST:PORT", hint="try listen = '127.0.0.1:8080'")
     return host, int(port)
 

@@ -137,17 +137,22 @@ def test_a_helper_s_report_is_phases_or_a_start_error(data: bytes):
 
 CONFIGURED = (
     b'{"kind":"ready","threads":1,"import_ms":{"dep":1.5},"failed":{"bad":"E: x"},"uncovered":{"e":"x"}}',
-    b'{"kind":"ready","faults":[Infinity],"import_ms":{},"failed":{},"uncovered":{}}',
+    b'{"kind":"ready","import_ms":{"dep":Infinity},"failed":{},"uncovered":{}}',
+    b'{"kind":"imported","faults":["x"]}',
     b'{"kind":"ready","import_ms":{"dep":1' + b"0" * 400 + b'},"failed":{},"uncovered":{}}',
 )
-BEGUN, IMPORTED = b'{"kind":"begun"}', b'{"kind":"imported"}'
+
+
+REPORT = objects(
+    kind=st.sampled_from(["ready", "imported", "begun"]), import_ms=JSON, failed=JSON, uncovered=JSON, faults=JSON
+)
 
 
 class Control:
-    """A zygote's control socket: what it says in turn, the last again and again."""
+    """A zygote's control socket with answers in it, and its end behind them."""
 
-    def __init__(self, *data: bytes) -> None:
-        self._data = list(data)
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = list(answers)
 
     def send(self, data: bytes, descriptors: object = None) -> None:
         pass
@@ -159,23 +164,22 @@ class Control:
         pass
 
     async def receive(self) -> Packet:
-        return Packet(self._data.pop(0) if len(self._data) > 1 else self._data[0], [])
+        return Packet(self._answers.pop(0) if self._answers else b"", [])
 
 
-def _client(*data: bytes) -> zygote_client.ZygoteClient:
+def _client(*answers: bytes) -> zygote_client.ZygoteClient:
     pidfd = os.open("/dev/null", os.O_RDONLY)
-    return zygote_client.ZygoteClient(Control(*data), 1, pidfd, None)  # type: ignore[arg-type]
+    return zygote_client.ZygoteClient(Control(*answers), 1, pidfd, None)  # type: ignore[arg-type]
 
 
 @examples(150)
-@given(
-    st.one_of(
-        mutations(*CONFIGURED), objects(kind=st.just("ready"), faults=JSON, import_ms=JSON, failed=JSON, uncovered=JSON)
-    )
-)
-def test_a_zygote_s_report_is_taken_or_a_start_error(data: bytes):
+@given(st.one_of(mutations(*CONFIGURED), REPORT), st.integers(0, 3))
+def test_a_zygote_s_report_is_taken_or_a_start_error(data: bytes, place: int):
+    answers = [b'{"kind":"begun"}', b'{"kind":"imported"}', b'{"kind":"imported"}', CONFIGURED[0]]
+    answers[place] = data
+
     async def live() -> None:
-        client = _client(BEGUN, IMPORTED, IMPORTED, data)
+        client = _client(*answers)
         try:
             found = await client.configure(
                 imports=["dep", "bad"],
@@ -202,7 +206,7 @@ def test_a_zygote_s_answer_ends_in_its_request(data: bytes):
     """Its text goes into a message to the gateway, which has a length."""
 
     async def live() -> None:
-        client = _client(b"")
+        client = _client()
         requested = client.request_helper(
             environment=None, hostname="h", uid=1, standby=False, descriptors=[], has_cgroup=False
         )
@@ -282,7 +286,7 @@ def test_a_refusal_of_a_zygote_is_cut_to_what_a_message_takes():
     """Found here: a long one made pagurusd fail to tell the gateway that the sandbox had died."""
 
     async def live() -> None:
-        client = _client(b"")
+        client = _client()
         requested = client.request_helper(
             environment=None, hostname="h", uid=1, standby=False, descriptors=[], has_cgroup=False
         )

@@ -15,13 +15,14 @@ from aiohttp.web_protocol import RequestHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access import Access
+from gateway.access import Access, AccessError, Needs
 from gateway.api import bodies
 from gateway.api.connections import ConnectionLimits
 from gateway.api.http import HostGuard, Route, Router, Server
 from gateway.api.problems import ProblemError
 from gateway.deploys import DeploySettings
 from runtime.config import Settings
+from runtime.tokens import Role, Token
 from tests.unit.fuzz.fuzzing import JSON, examples, mutations, objects, ours
 
 pytestmark = [
@@ -68,6 +69,19 @@ def test_settings_are_checked_or_a_problem(data: bytes):
         msgspec.json.encode(found.environ)
         for name, value in found.environ.items():
             (name + value).encode()
+
+
+TOKENS = Access([Token(name="n", role=Role.ADMIN, sha256="0" * 64)], is_forced=True, wall_s=lambda: 0.0)
+
+
+HEADERS = mutations(b"Bearer pagurus_0123456789abcdef").map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+
+
+@examples(100)
+@given(st.one_of(st.text(max_size=80), HEADERS))
+def test_an_authorization_is_refused_as_that(header: str):
+    with pytest.raises(AccessError):
+        TOKENS.check(header, Needs.INVOKE, "f")
 
 
 PATHS = mutations(b"/v1/functions/%41b/invocations", b"/v1/sandboxes").map(lambda raw: raw[:500].decode("latin-1"))
@@ -145,16 +159,16 @@ async def _serve(data: bytes, folder: Path) -> bytes:
 
     async def deploy(request: web.BaseRequest, _: str) -> web.StreamResponse:
         _, archive = await bodies.read_deploy(
-            request, upload_bytes=1000, timeout_s=9.0, store_dir=folder, runtimes=RUNTIMES
+            request, upload_bytes=1000, timeout_s=5, store_dir=folder, runtimes=RUNTIMES
         )
         os.close(archive)
         return web.Response()
 
     async def invoke(request: web.BaseRequest, _: str) -> web.StreamResponse:
-        return web.Response(body=await bodies.read_parameter(request, 1000, timeout_s=9.0))
+        return web.Response(body=await bodies.read_parameter(request, 1000, timeout_s=5))
 
     router = Router([Route("PUT", "/f", deploy), Route("POST", "/i", invoke)])
-    access = Access([], is_forced=False, wall_s=lambda: 0.0)
+    access = Access((), is_forced=False, wall_s=lambda: 0.0)
     server = Server(router, HostGuard("127.0.0.1"), access, ConnectionLimits.of(Settings()))
     handler: RequestHandler = server()
     wire = Wire()
