@@ -18,12 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lib import functions, report
 
 HERE = Path(__file__).resolve().parent
-INSIDE = ("cold", "helped_fork", "helped_standby", "warm", "bare_fork")
+INSIDE = ("cold", "helped_fork", "helped_standby", "warm", "warm_frozen", "bare_fork")
 SLOW = ("process/", "crun/", "cold/", "forkserver/")
 PAIRS = (
     ("helped-fork", "bare-fork"),
     ("helped-standby", "bare-fork"),
     ("http-warm", "warm"),
+    ("warm-frozen", "warm"),
     ("forkserver", "helped-fork"),
     ("process", "helped-standby"),
     ("crun", "helped-standby"),

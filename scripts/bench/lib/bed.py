@@ -21,6 +21,7 @@ from . import functions
 NODE_STATE = Path(os.environ.get("PAGURUS_STATE_DIR", "/var/lib/pagurus"))
 STATE = NODE_STATE.with_name(NODE_STATE.name + "-bench")
 UID_BASE = 0x60000000  # away from a node in production on this machine
+FREEZE_S = 0.01
 HERE = Path(__file__).resolve().parent
 
 
@@ -185,6 +186,14 @@ class Bed:
         elapsed_s = time.perf_counter() - started_s
         _expect_result(answer)
         return elapsed_s * 1000
+
+    async def freeze(self, sandbox: SandboxId) -> None:
+        """Freeze it, and wait for longer than the kernel takes."""
+        self.node.handle(protocol.FreezeSandbox(sandbox=sandbox, frozen=True), [])
+        await asyncio.sleep(FREEZE_S)
+
+    def thaw(self, sandbox: SandboxId) -> None:
+        self.node.handle(protocol.FreezeSandbox(sandbox=sandbox, frozen=False), [])
 
     async def start_and_call(self, zygote: str, name: str) -> tuple[float, SandboxId]:
         """Milliseconds from StartSandbox to result, and the sandbox."""

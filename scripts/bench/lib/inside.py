@@ -52,6 +52,15 @@ class Inside:
         self._bed.call(self._warm)
         return self._bed.call(self._warm)
 
+    async def warm_frozen(self) -> float:
+        """The same sandbox frozen, as after some idle time: thawing it is on the path."""
+        await self.warm()
+        assert self._warm is not None
+        await self._bed.freeze(self._warm)
+        started_s = time.perf_counter()
+        self._bed.thaw(self._warm)
+        return (time.perf_counter() - started_s) * 1000 + self._bed.call(self._warm)
+
     async def bare_fork(self) -> float:
         """The baseline in the zygote itself: bench_zygote.py."""
         await asyncio.sleep(SETTLE_S)
