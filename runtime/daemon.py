@@ -169,7 +169,7 @@ class _Daemon:
             watching = group.create_task(watch.run())
             running = group.create_task(node.run())
             keeping = group.create_task(gateway.keep(on_ready=self._ready))
-            watching = group.create_task(self._watch_tokens(gateway))
+            heeding = group.create_task(self._watch_tokens(gateway))
             await self._stop.wait()
             log.info("stopping: draining for up to %.0f s", self._settings.drain_s)
             _notify("STOPPING=1")
@@ -188,7 +188,7 @@ class _Daemon:
             if not node.is_empty:
                 log.error("stopped, but not everything ended within %.0f s; the next start clears it", END_S)
             running.cancel()
-            watching.cancel()
+            heeding.cancel()
         log.info("stopped")
 
     async def _watch_tokens(self, gateway: GatewayProcess) -> None:

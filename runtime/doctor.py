@@ -176,6 +176,13 @@ def _program_probes(settings: Settings) -> tuple[Probe, ...]:
             required=False,
         ),
         Probe(
+            "forwarding",
+            lambda s: machine.forwarding(),
+            "functions cannot have egress",
+            "run pagurusd where /proc/sys is writable",
+            required=False,
+        ),
+        Probe(
             "criu",
             lambda s: machine.program("criu"),
             "no restored starts: idle zygotes cannot be put on disk",

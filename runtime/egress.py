@@ -17,6 +17,8 @@ _FORM = "CIDR[:PORT[-PORT]][/tcp|/udp], such as 10.1.0.0/16:5432/tcp"
 
 # No rule reaches these: this host, its links, everybody at once. The IPv6 metadata address is out with all IPv6.
 NEVER = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")))
+# What clouds tell a machine about itself, beside 169.254.0.0/16: Azure, Alibaba, Oracle. Name servers at the most.
+METADATA = tuple(map(IPv4Network, ("168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32")))
 # Not public (IANA's special-purpose registry, RFC 6890): reached only by a rule that lies within one of them.
 PRIVATE = tuple(
     map(
@@ -64,7 +66,7 @@ def parse_rule(text: str) -> Rule:
     last = int(match[3]) if match[3] else first
     if match[2] and not 1 <= first <= last <= 65535:
         raise ValueError(f"{text!r}: ports are 1 to 65535, the first not above the last")
-    for never in NEVER:
+    for never in (*NEVER, *METADATA):
         if network.subnet_of(never):
             raise ValueError(f"{text!r} lies within {never}, which no sandbox can reach")
     return Rule(network, first, last, match[4] or "")

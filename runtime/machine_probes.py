@@ -245,3 +245,13 @@ def _is_ours(host: str, port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def forwarding() -> str:
+    """Whether the host forwards packets; if not, pagurusd lets single interfaces do so (docs/network.md)."""
+    path = "/proc/sys/net/ipv4/ip_forward"
+    with open(path) as file:
+        forwards = file.read().strip() == "1"
+    if not os.access(path, os.W_OK):
+        raise RequirementError(f"{path} cannot be written")
+    return "on" if forwards else "off; on for the uplinks while functions with egress have been started"

@@ -28,6 +28,7 @@ DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 DEFAULT_TENANT = "default"
 MIB = 1 << 20
+OPEN_FILES_MAX = 16_384  # what a function may ask for; zygotes' hard limit
 LAYER_FORMAT = 1  # raise it when the same wheel gives another tree, so that old trees are not taken for new ones
 
 
@@ -43,14 +44,16 @@ class StartKind(StrEnum):
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one sandbox may use.
 
-    memory_bytes: private pages of the sandbox, /tmp included. cpu_millis: thousandths of a core.
-    timeout_s: wall clock of one invocation, starting included. request_bytes, result_bytes, log_bytes:
-    JSON parameter, JSON result, and captured stdout plus stderr of one invocation.
+    memory_bytes: private pages of the sandbox, /tmp included. cpu_millis: thousandths of a core, and its weight where
+    cores are short. open_files: descriptors of one process. timeout_s: wall clock of one invocation, starting included.
+    request_bytes, result_bytes, log_bytes: JSON parameter, JSON result, and captured stdout plus stderr of one
+    invocation.
     """
 
     memory_bytes: int = 256 * MIB
     pids: int = 64
     cpu_millis: int = 1000
+    open_files: int = 1024
     timeout_s: float = 30.0
     tmp_bytes: int = 64 * MIB
     request_bytes: int = 6 * MIB

@@ -55,7 +55,7 @@ class Parts:
 
     def close(self) -> None:
         """Close descriptors and remove the run's own cgroup directories, if they are empty."""
-        self.egress.close(remove=True)
+        self.egress.close()
         self.overlays.close()
         self.desk.close()
         self.cgroups.try_remove()

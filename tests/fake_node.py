@@ -366,6 +366,7 @@ class FakeNode:
                 version="0.1.0",
                 settings=msgspec.to_builtins(self.settings),
                 runtimes=self.bases(),
+                egress_refusal="" if self.settings.egress_subnet else "egress_subnet is empty",
             )
         )
         for ensured in self.zygotes.values():

@@ -17,7 +17,7 @@ from gateway.runtimes import Runtimes, UnknownRuntimeError, not_built
 from gateway.scheduler.policies import POLICIES
 from gateway.secrets import NAME_PATTERN
 from runtime import egress
-from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, TENANT_PATTERN, Limits, RuntimeName
+from runtime.model import DEFAULT_TENANT, HANDLER_PATTERN, MIB, OPEN_FILES_MAX, TENANT_PATTERN, Limits, RuntimeName
 
 SETTINGS_BYTES_MAX = 256 * 1024
 REQUIREMENTS_BYTES_MAX = 64 * 1024
@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "memory_bytes": (16 * MIB, 64 * 1024 * MIB),
     "pids": (4, 4096),
     "cpu_millis": (10, 64_000),
+    "open_files": (64, OPEN_FILES_MAX),
     "timeout_s": (0.01, 900),
     "tmp_bytes": (0, 4096 * MIB),
     "request_bytes": (1, 6 * MIB),
@@ -41,6 +42,7 @@ class _LimitsBody(msgspec.Struct, forbid_unknown_fields=True):
     memory_bytes: int | None = None
     pids: int | None = None
     cpu_millis: int | None = None
+    open_files: int | None = None
     timeout_s: float | None = None
     tmp_bytes: int | None = None
     request_bytes: int | None = None

@@ -84,6 +84,7 @@ def check_secret_name(value: str) -> str:
 @click.option("--cpu", type=click.FloatRange(0, min_open=True), help="Cores of one sandbox, such as 0.5.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one invocation may take.")
 @click.option("--pids", type=click.IntRange(1), help="Processes and threads of one sandbox.")
+@click.option("--open-files", type=click.IntRange(1), help="Descriptors of one process of a sandbox.")
 @click.option(
     "--env", "environ", type=parse_variable, multiple=True, metavar="NAME=VALUE", help="For the function; repeatable."
 )
@@ -122,6 +123,7 @@ def deploy(
     cpu: float | None,
     timeout: float | None,
     pids: int | None,
+    open_files: int | None,
     environ: tuple[tuple[str, str], ...],
     egress: tuple[str, ...],
     secrets_given: tuple[tuple[str, str], ...],
@@ -140,6 +142,7 @@ def deploy(
         "cpu_millis": None if cpu is None else max(1, round(cpu * 1000)),
         "timeout_s": timeout,
         "pids": pids,
+        "open_files": open_files,
     }
     settings = {
         "runtime": runtime,

@@ -65,14 +65,12 @@ static void *robust_list;
 static size_t robust_list_length;
 static int bounding[CAPABILITIES_MAX];
 static int bounding_count;
-static int known_capabilities; /* their number: what this kernel knows */
 
-/* What /proc tells of the machine, and no program needs, that modes do not hide from a user without capabilities.
- * Directories get an empty one over them, files /dev/null. Each costs a start some 7 us, so what needs no mask has
- * none: kcore, kmsg, timer_list, slabinfo... belong to the host's root, keys are shown to their namespace only, and
- * the whole of /proc is read-only. */
-static const char *const hidden[] = {"/proc/acpi", "/proc/asound",     "/proc/bus", "/proc/fs",
-                                     "/proc/irq",  "/proc/interrupts", "/proc/scsi"};
+/* What /proc tells of the machine that neither modes nor the read-only mount take from a user without capabilities,
+ * and that tells of others: above all interrupts, whose counts follow what neighbours do. Directories get an empty
+ * one over them, files /dev/null. Each costs a start some 7 us, so what needs no mask has none: kcore, kmsg,
+ * timer_list, slabinfo... belong to the host's root, and keys are shown to their namespace only. */
+static const char *const hidden[] = {"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/scsi"};
 enum { HIDDEN_MAX = sizeof hidden / sizeof hidden[0] };
 static struct mask {
     const char *place, *cover;
@@ -130,11 +128,8 @@ static PyObject *configure(PyObject *self, PyObject *program) {
     if (syscall(SYS_get_robust_list, 0, &robust_list, &robust_list_length) < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     bounding_count = 0;
-    for (known_capabilities = 0; known_capabilities < CAPABILITIES_MAX; known_capabilities++) {
-        int present = prctl(PR_CAPBSET_READ, known_capabilities, 0, 0, 0);
-        if (present < 0) break;
-        if (present) bounding[bounding_count++] = known_capabilities;
-    }
+    for (int c = 0; c < CAPABILITIES_MAX; c++)
+        if (prctl(PR_CAPBSET_READ, c, 0, 0, 0) == 1) bounding[bounding_count++] = c;
     masks_count = 0;
     for (int i = 0; i < HIDDEN_MAX; i++) {
         struct stat found;
@@ -193,18 +188,17 @@ static int drop_capabilities(void) {
 }
 
 static int check_powerless(unsigned int uid) {
-    /* The one step that must never be believed on trust: a wrong map leaves CapEff full after setresuid. All five
-     * sets, of all capabilities that the kernel knows, and that neither exec nor setuid can give any back. */
+    /* The one step that must never be believed on trust: a wrong map leaves CapEff full after setresuid. The
+     * ambient set cannot have what permitted and inheritable lack, and what the bounding set lacked in the zygote
+     * never comes back: pagurusd, which reads all five sets of each helper afterwards, asks for them too. */
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2];
     if (syscall(SYS_capget, &header, data) < 0) return -1;
     errno = EPERM;
     for (int i = 0; i < 2; i++)
         if (data[i].effective | data[i].permitted | data[i].inheritable) return -1;
-    for (int c = 0; c < known_capabilities; c++) {
-        if (prctl(PR_CAPBSET_READ, c, 0, 0, 0) != 0) return -1;
-        if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, c, 0, 0) != 0) return -1;
-    }
+    for (int i = 0; i < bounding_count; i++)
+        if (prctl(PR_CAPBSET_READ, bounding[i], 0, 0, 0) != 0) return -1;
     if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) return -1;
     if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER) return -1;
     uid_t ids[6];

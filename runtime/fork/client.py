@@ -21,7 +21,8 @@ from runtime.model import Distribution, EnvironmentId
 from runtime.packets import PacketSocket
 from runtime.reaper import Reaper
 
-CONFIGURE_TIMEOUT_S = 120.0  # imports of large packages from a cold disk
+CONFIGURE_TIMEOUT_S = 300.0  # all imports, of large packages from a cold disk
+IMPORT_TIMEOUT_S = 60.0  # one of them: what a deploy's check takes for all
 SPAWN_TIMEOUT_S = 15.0
 GO = b'{"kind": "go"}'
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -53,6 +54,10 @@ class Imported:
     import_ms: dict[str, float]
     failed: dict[str, str]
     uncovered: dict[EnvironmentId, str]
+
+
+class _TooLongError(Exception):
+    """One import did not end in time."""
 
 
 class ZygoteClient:
@@ -102,8 +107,10 @@ class ZygoteClient:
                 self._control.send(GO)
                 answer, faults = await self._report("ready", look)
         except TimeoutError:
-            text = f"the zygote's imports took more than {CONFIGURE_TIMEOUT_S:.0f} s"
-            raise RefusedError(f"{text}, the last of them {suspect}" if suspect else text, suspect=suspect) from None
+            raise RefusedError(f"the zygote's imports took more than {CONFIGURE_TIMEOUT_S:.0f} s") from None
+        except _TooLongError:
+            text = f"importing {suspect} took more than {IMPORT_TIMEOUT_S:.0f} s"
+            raise RefusedError(text, suspect=suspect) from None
         except EOFError:
             text = f"the zygote ended while importing {suspect}".rstrip()
             raise RefusedError(text, suspect=suspect) from None
@@ -124,9 +131,13 @@ class ZygoteClient:
     async def _report(self, kind: str, look: Callable[[], list[str]]) -> tuple[dict[str, Any], list[str]]:
         """Its next message, which must be of this kind, and what it and pagurusd have to complain of.
 
-        Raises EOFError when it has ended, and _MALFORMED.
+        Raises EOFError when it has ended, _TooLongError, and _MALFORMED.
         """
-        packet = await self._control.receive()
+        try:
+            async with asyncio.timeout(IMPORT_TIMEOUT_S):
+                packet = await self._control.receive()
+        except TimeoutError:
+            raise _TooLongError from None
         for fd in packet.descriptors:
             os.close(fd)
         if not packet.data:

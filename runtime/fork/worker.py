@@ -8,6 +8,7 @@ it likes: nothing here is trusted by the other side.
 import json
 import marshal
 import os
+import resource
 import socket
 import sys
 import time
@@ -116,6 +117,9 @@ class Function:
         self._result_bytes: int = assignment["result_bytes"]
         self._context = Context(assignment["function"], assignment["version"], assignment["memory_bytes"])
         self._socket = invocations
+        open_files = assignment.get("open_files")
+        if open_files:  # not in a rehearsal: a limit that was lowered is so for good
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
         for name, value in assignment["environ"].items():
             os.environ[name] = value
         os.chdir(code)

@@ -113,18 +113,24 @@ class Egress:
         if self._ports is not None:
             self._ports.cut(port)
 
-    def close(self, *, remove: bool) -> None:
-        """Give up everything. remove: take rules and forwarding from the host too; no sandbox may be left. Blocks."""
+    def close(self) -> None:
+        """Give up everything, and take rules and forwarding from the host. Blocks.
+
+        Not while a sandbox has a port, as when pagurusd could not end it: the rules hold it then, until the next start.
+        """
         if self._ports is None:
             return
+        left = len(self._ports)
         self._ports.close()
         self._ports = None
         self._policies.clear()
-        if remove:
-            try:
-                take_away(self._table, self._uplinks)
-            except OSError as error:
-                log.error("cannot remove table inet %s: %s", self._table, error)
+        if left:
+            log.error("table inet %s stays: %d sandboxes still have a port", self._table, left)
+            return
+        try:
+            take_away(self._table, self._uplinks)
+        except OSError as error:
+            log.error("cannot remove table inet %s: %s", self._table, error)
 
     def _survey(self) -> Host:
         """Raises OSError that names the setting which collides with something of the host."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from runtime.egress import INTERNET, NEVER, PRIVATE, Rule, parse_rule
+from runtime.egress import INTERNET, METADATA, NEVER, PRIVATE, Rule, parse_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ table inet {table.name} {{
     set uplinks {{ type ifname; {_elements(f'"{name}"' for name in table.uplinks)} }}
     set resolvers {{ type ipv4_addr; {_elements(table.resolvers)} }}
     set never {{ type ipv4_addr; flags interval; {_elements(map(str, [*NEVER, table.subnet]))} }}
+    set metadata {{ type ipv4_addr; flags interval; {_elements(map(str, METADATA))} }}
     set private {{ type ipv4_addr; flags interval; {_elements(map(str, PRIVATE))} }}
     set flows {{ type ipv4_addr; size 65535; flags dynamic; }}
     chain refuse {{
@@ -78,6 +79,7 @@ table inet {table.name} {{
         ct state invalid drop
         add @flows {{ ip saddr ct count over {table.flows_max} }} goto refuse
         ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+        ip daddr @metadata goto refuse
         meta iifgroup vmap @policies
         goto refuse
     }}

@@ -141,6 +141,8 @@ class Box:
     def _set_up(self, end: socket.socket, steps: Steps, parent: int) -> None:
         """Body of C."""
         plan = self._plan
+        steps("out-of-memory score")
+        identity.be_the_first_to_die()
         steps("cgroup")
         plan.cgroup.join_self()
         for given in plan.inputs:  # after the cgroup: what they take is the box's memory
@@ -149,7 +151,6 @@ class Box:
         # O_PATH: after the change of uid this process is not dumpable, and opening the files directly is refused.
         namespaces = os.open("/proc/self/ns", os.O_PATH | os.O_CLOEXEC)
         keeper = os.pidfd_open(parent)
-        identity.be_the_first_to_die()
         os.chdir("/")
         steps("unshare user")
         user_counts.own_namespaces_as(plan.first_uid)

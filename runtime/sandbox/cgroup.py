@@ -16,10 +16,9 @@ from pathlib import Path
 from runtime import syscalls
 from runtime.errors import RequirementError
 from runtime.model import Limits
-from runtime.sandbox import headroom
+from runtime.sandbox import cgroup_files, cgroup_limits, headroom
 
 CONTROLLERS = ("memory", "pids", "cpu")
-CPU_PERIOD_US = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,7 @@ class Cgroup:
         """directories: by hierarchy name: `unified`, and v1 controllers."""
         self._directories = directories
         self._join: JoinDescriptors | None = None
+        self._limits: Limits | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -111,30 +111,16 @@ class Cgroup:
             os.chown(self._directories["unified"] / "cgroup.procs", uid, uid)
 
     def set_limits(self, limits: Limits, *, memory_only: bool = False) -> None:
-        """Write memory, pids and cpu limits; swap is off. Raises OSError with the file."""
-        quota_us = max(1000, limits.cpu_millis * CPU_PERIOD_US // 1000)
-        memory = self._directories.get("memory")
-        if memory is None:
-            unified = self._directories["unified"]
-            _write(unified / "memory.max", str(limits.memory_bytes))
-            _write_if_there(unified / "memory.swap.max", "0")
-            _write_if_there(unified / "memory.oom.group", "1")
-            if not memory_only:
-                _write(unified / "pids.max", str(limits.pids))
-                _write(unified / "cpu.max", f"{quota_us} {CPU_PERIOD_US}")
-            return
-        _set_v1_memory(memory, limits.memory_bytes)
-        if not memory_only:
-            _write(self._directories["pids"] / "pids.max", str(limits.pids))
-            _write(self._directories["cpu"] / "cpu.cfs_period_us", str(CPU_PERIOD_US))
-            _write(self._directories["cpu"] / "cpu.cfs_quota_us", str(quota_us))
+        """Write memory, pids and cpu limits, of a later call what has changed; swap is off. OSError has the file."""
+        cgroup_limits.set_limits(self._directories, limits, self._limits, memory_only=memory_only)
+        self._limits = limits
 
     def freeze(self, *, frozen: bool) -> None:
         """Stop or continue every process in it; returns before they have stopped."""
         if "unified" in self._directories:
-            _write(self._directories["unified"] / "cgroup.freeze", "1" if frozen else "0")
+            cgroup_files.write(self._directories["unified"] / "cgroup.freeze", "1" if frozen else "0")
         elif "freezer" in self._directories:
-            _write(self._directories["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED")
+            cgroup_files.write(self._directories["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED")
 
     def kill(self) -> None:
         """SIGKILL for every process in it, also frozen ones; they still have to be reaped.
@@ -147,7 +133,7 @@ class Cgroup:
     def _kill(self) -> None:
         unified = self._directories.get("unified")
         if unified is not None and (unified / "cgroup.kill").exists():
-            _write(unified / "cgroup.kill", "1")
+            cgroup_files.write(unified / "cgroup.kill", "1")
             return
         self.freeze(frozen=True)  # so that none forks while the list is read
         for pid in self.processes():
@@ -172,8 +158,8 @@ class Cgroup:
     def oom_kills(self) -> int:
         """Processes the kernel killed here for memory, since the cgroup was made."""
         if "memory" in self._directories:
-            return _field((self._directories["memory"] / "memory.oom_control").read_text(), "oom_kill")
-        return _field((self._directories["unified"] / "memory.events").read_text(), "oom_kill")
+            return cgroup_files.field((self._directories["memory"] / "memory.oom_control").read_text(), "oom_kill")
+        return cgroup_files.field((self._directories["unified"] / "memory.events").read_text(), "oom_kill")
 
     def try_remove(self) -> bool:
         """Remove the directories; False while a process, or a child cgroup, is still in one of them."""
@@ -286,7 +272,7 @@ def _v2_base(root: Path, parent: str, self_cgroup: str) -> Path:
     # v2 keeps processes in leaves: the daemon steps aside before its cgroup gets children.
     (service / "daemon").mkdir(exist_ok=True)
     for pid in (service / "cgroup.procs").read_text().split():
-        _write(service / "daemon" / "cgroup.procs", pid)
+        cgroup_files.write(service / "daemon" / "cgroup.procs", pid)
     _enable_controllers(service)
     return service / parent
 
@@ -302,7 +288,7 @@ def enter(entries: list[int]) -> None:
 
 
 def _enable_controllers(directory: Path) -> None:
-    _write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+    cgroup_files.write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
 
 
 def _is_delegated(directory: Path) -> bool:
@@ -312,40 +298,3 @@ def _is_delegated(directory: Path) -> bool:
             if os.getxattr(directory, name) == b"1":
                 return True
     return False
-
-
-def _set_v1_memory(directory: Path, limit_bytes: int) -> None:
-    # memsw may never be below the limit: when raising it goes first, when lowering last. EBUSY on the
-    # first try means the order was the other one.
-    files = [directory / "memory.limit_in_bytes"]
-    if (directory / "memory.memsw.limit_in_bytes").exists():
-        files.append(directory / "memory.memsw.limit_in_bytes")
-    try:
-        for file in files:
-            _write(file, str(limit_bytes))
-    except OSError:
-        for file in reversed(files):
-            _write(file, str(limit_bytes))
-
-
-def _write(path: Path, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    except OSError as error:
-        raise OSError(error.errno, f"write {text!r}: {os.strerror(error.errno or 0)}", str(path)) from error
-    finally:
-        os.close(fd)
-
-
-def _write_if_there(path: Path, text: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        _write(path, text)
-
-
-def _field(text: str, name: str) -> int:
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0

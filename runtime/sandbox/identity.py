@@ -136,15 +136,16 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def set_resource_limits(*, open_files: int = 1024) -> None:
+def set_resource_limits(*, open_files: int = 1024, open_files_max: int = 0) -> None:
     """No core dumps, and a bounded number of open files, for this process and all it forks.
 
+    open_files_max: to what they may raise it themselves.
     The limit of dumps is one byte: no file is that short, and a program that takes dumps (core_pattern of the host
     with a pipe, which runs as its root) is started for 0 but not for 1; core(5), do_coredump in the kernel.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
-    open_files = min(open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    hard = min(max(open_files, open_files_max), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(open_files, hard), hard))
 
 
 def set_small_limits(*, processes: int) -> None:
@@ -156,9 +157,9 @@ def set_small_limits(*, processes: int) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def confine_resources() -> None:
+def confine_resources(*, open_files_max: int = 0) -> None:
     """The limits of a program that may be hostile, where they are not lower already, and a known umask."""
-    set_resource_limits()
+    set_resource_limits(open_files_max=open_files_max)
     for kind, limit in _CONFINED.items():
         hard = resource.getrlimit(kind)[1]
         allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

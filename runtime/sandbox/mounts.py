@@ -109,7 +109,11 @@ class MountDesk:
 
 
 def tmpfs(size_bytes: int, *, mode: int = 0o1777, executable: bool = True) -> int:
-    """An empty tmpfs of its own; its pages are charged to the cgroup that writes them."""
+    """An empty tmpfs of its own; its pages are charged to the cgroup that writes them.
+
+    size_bytes: rounded up to a page; at least one page, as tmpfs takes 0 for no limit.
+    """
+    size_bytes = max(size_bytes, 1)
     context = syscalls.fsopen("tmpfs")
     try:
         syscalls.fsconfig_string(context, "size", str(size_bytes))

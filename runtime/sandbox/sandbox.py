@@ -262,6 +262,7 @@ def _message(assignment: Assignment, *, environment_is_new: bool) -> bytes:
             "handler": assignment.handler,
             "environ": environ,
             "memory_bytes": limits.memory_bytes,
+            "open_files": limits.open_files,
             "result_bytes": limits.result_bytes,
             "environment_is_new": environment_is_new,
             **({"is_check": True} if assignment.is_check else {}),

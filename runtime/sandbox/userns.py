@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 
 from runtime import packets, syscalls
+from runtime.model import OPEN_FILES_MAX
 from runtime.packets import PacketSocket
 from runtime.reaper import Reaper
 from runtime.sandbox import cgroup, children, identity, mounts, nsbuilder, user_counts
@@ -110,11 +111,12 @@ class UserNamespace:
 
     def _set_up(self, end: socket.socket, steps: Steps, tree: Sequence[Attachment], parent: int) -> None:
         """Body of C: become the first process of the new namespaces, clone I beside it, end."""
+        steps("out-of-memory score")
+        identity.be_the_first_to_die()
         steps("cgroup")
         self._outer.join_self()
         entries = self._cgroup.open_entries()
         keeper = os.pidfd_open(parent)
-        identity.be_the_first_to_die()
         steps("unshare user")
         user_counts.own_namespaces_as(self.first_uid)
         syscalls.unshare(CloneFlag.NEWUSER)
@@ -164,6 +166,7 @@ class UserNamespace:
         anchor = self._anchor
 
         def body(end: socket.socket, steps: Steps) -> None:
+            identity.be_the_first_to_die()
             self._cgroup.join_self()
             nsbuilder.serve(end, steps, user_namespace=user_namespace, anchor=anchor, make_network=make_network)
 
@@ -206,9 +209,10 @@ class UserNamespace:
         control: socket.socket,
     ) -> None:
         """Body of L, and of the program up to its exec."""
+        steps("out-of-memory score")
+        identity.be_the_first_to_die()
         steps("cgroup")
         self._cgroup.join_self()
-        identity.be_the_first_to_die()
         steps("enter namespaces")
         syscalls.setns(self.init_pidfd, _ALL)
         identity.become_namespace_root()
@@ -227,7 +231,8 @@ class UserNamespace:
             children.redirect_standard_streams()
             os.dup2(control.fileno(), 3)
             syscalls.close_range(4)
-            identity.confine_resources()  # only now: pagurusd may have more open than the limit, and all was copied
+            # Only now: pagurusd may have more open than the limit, and all was copied.
+            identity.confine_resources(open_files_max=OPEN_FILES_MAX)
             os.chdir("/")
             identity.keep_capabilities(frozenset(Capability))
             os.execve(program[0], list(program), environ)

@@ -11,7 +11,8 @@ from pathlib import Path
 from xml.etree import ElementTree  # of a file that our own pytest wrote
 
 FAULTS = {"skipped": "skipped", "failure": "failed", "error": "error"}  # junit's tags -> pytest's words
-VERDICT = re.compile(r"=+ .*\b(passed|failed|errors?|skipped)\b.* =+")
+EXPECTED = "pytest.xfail"  # junit's type of a failure that is known; one that passes after all is a failure
+VERDICT = re.compile(r"=+ .*\b(passed|failed|errors?|skipped|xfailed)\b.* =+")
 NO_VERDICT = "= 1 error ="  # of a machine that came to none: what is read as a verdict must not be an earlier run's
 REASON_CHARACTERS = 200
 
@@ -28,7 +29,7 @@ def faults(results: Path) -> list[str]:
         found.append("no test was run")
     for case in cases:
         for element in case:
-            if element.tag in FAULTS:
+            if element.tag in FAULTS and element.get("type") != EXPECTED:
                 reason = (element.get("message") or "").partition("\n")[0][:REASON_CHARACTERS]
                 found.append(f"{FAULTS[element.tag]}: {case.get('classname')}::{case.get('name')}: {reason}")
     return found

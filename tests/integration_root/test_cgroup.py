@@ -1,6 +1,7 @@
 """Limits and control groups with the real kernel, on whichever back end this machine has."""
 
 import asyncio
+import errno
 import os
 import signal
 from pathlib import Path
@@ -34,6 +35,108 @@ async def test_limits_of_a_function_are_in_the_kernel(bed: Bed):
     assert value(bed, bed.last, "pids.max", "pids", "pids.max") == "9"
     cpu = value(bed, bed.last, "cpu.max", "cpu", "cpu.cfs_quota_us")
     assert cpu.split()[0] == "25000"
+    is_v1 = "cpu" in bed.paths(bed.last)
+    assert value(bed, bed.last, "cpu.weight", "cpu", "cpu.shares") == ("256" if is_v1 else "25")
+
+
+@in_node()
+async def test_swap_is_off(bed: Bed):
+    await bed.zygote()
+    assert await bed.result(IDLE, 1) == 1
+    paths = bed.paths(bed.last)
+    sandbox = paths["memory"] if "memory" in paths else paths["unified"]
+    for here in (sandbox, sandbox.parent / "zygote"):
+        if "memory" in paths:
+            assert (here / "memory.swappiness").read_text().strip() == "0"
+            memsw = here / "memory.memsw.limit_in_bytes"
+            assert not memsw.exists() or memsw.read_text() == (here / "memory.limit_in_bytes").read_text()
+        else:
+            assert not (here / "memory.swap.max").exists() or (here / "memory.swap.max").read_text().strip() == "0"
+
+
+@in_node()
+async def test_sandboxes_zygotes_and_their_helpers_die_before_pagurusd(bed: Bed):
+    await bed.zygote()
+    assert await bed.result(IDLE, 1) == 1
+    zygote = {name: path.parent / "zygote" for name, path in bed.paths(bed.last).items()}
+    pids = {int(pid) for path in zygote.values() for pid in (path / "cgroup.procs").read_text().split()}
+    assert len(pids) >= 3, "init, builder, zygote"
+    scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (*pids, bed.pid(bed.last))}
+    assert set(scores.values()) == {500}
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 500
+
+
+OPEN_FILES = """
+import os, resource
+
+def main(param):
+    made = []
+    try:
+        while len(made) < 20000:
+            made.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError as error:
+        found = error.errno
+    for fd in made:
+        os.close(fd)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (param, param))
+        raised = True
+    except (ValueError, OSError):
+        raised = False
+    return [max(made) + 1, found, raised, list(resource.getrlimit(resource.RLIMIT_NOFILE))]
+"""
+
+
+@in_node()
+async def test_open_files_are_limited_for_each_function_and_it_cannot_raise_that(bed: Bed):
+    await bed.zygote()
+    for limits in (Limits(), Limits(open_files=80), Limits(open_files=4096)):
+        wanted = limits.open_files
+        found = await bed.result(OPEN_FILES, wanted + 1, limits=limits)
+        assert found == [wanted, errno.EMFILE, False, [wanted, wanted]]
+
+
+FILL = """
+import os, errno
+
+def fill(directory):
+    files = size = 0
+    try:
+        while files < 100_000:
+            with open(f"{directory}/f{files}", "w"):
+                pass
+            files += 1
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+    for number in range(files):
+        os.unlink(f"{directory}/f{number}")
+    with open(f"{directory}/big", "wb", buffering=0) as file:
+        try:
+            while size < 1 << 30:
+                size += file.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+    os.unlink(f"{directory}/big")
+    return [files, size]
+
+def main(param):
+    return {directory: fill(directory) for directory in ("/tmp", "/dev/shm")}
+"""
+
+
+@in_node()
+async def test_size_and_inodes_of_tmp_and_shm_are_bounded(bed: Bed):
+    await bed.zygote()
+    shm = [64 * MIB // 4096 - 1, 64 * MIB]  # the folder itself takes an inode
+    assert await bed.result(FILL, limits=Limits(tmp_bytes=2 * MIB)) == {"/tmp": [511, 2 * MIB], "/dev/shm": shm}
+    assert await bed.result(FILL) == {"/tmp": shm, "/dev/shm": shm}
+
+
+@in_node()
+async def test_no_tmp_is_next_to_nothing_and_not_without_limit(bed: Bed):
+    await bed.zygote()
+    found = await bed.result(FILL, limits=Limits(tmp_bytes=0))
+    assert found["/tmp"] == [63, 4096]
 
 
 @in_node()

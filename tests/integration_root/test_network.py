@@ -269,6 +269,22 @@ async def test_a_rule_wider_than_private_ranges_means_public_addresses(bed: Bed,
 
 
 @in_world()
+async def test_metadata_of_clouds_is_out_of_reach_of_any_rule(bed: Bed, world: Outside):
+    await bed.zygote()
+    sandbox = await start(bed, ("internet", "100.64.0.0/10", "168.0.0.0/8", "0.0.0.0/0"))
+    wanted = (("tcp", CGNAT, 80), ("tcp", outside.WIRE_SERVER, 80), ("tcp", outside.ALIBABA, 80), ("tcp", METADATA, 80))
+    assert await attempts(bed, sandbox, *wanted) == [HOST, "ECONNREFUSED", "ECONNREFUSED", "ECONNREFUSED"]
+
+
+@in_world(egress_resolvers=[outside.WIRE_SERVER])
+async def test_a_name_server_of_a_cloud_answers_questions_only(bed: Bed, world: Outside):
+    await bed.zygote()
+    sandbox = await start(bed, ("internet",))
+    assert (await bed.call(sandbox, "example.test")).value == WEB
+    assert await attempts(bed, sandbox, ("tcp", outside.WIRE_SERVER, 80)) == ["ECONNREFUSED"]
+
+
+@in_world()
 async def test_functions_with_different_egress_live_beside_each_other(bed: Bed, world: Outside):
     await bed.zygote(standbys=3)
     wide, narrow, none = [await start(bed, one) for one in (("internet",), (f"{WEB}/32:443",), ())]

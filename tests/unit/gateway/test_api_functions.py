@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from gateway.api.problems import TABLE
-from runtime.protocol import BuildVersion, CancelBuild, Discard, EnsureZygote, KillSandbox
+from runtime.protocol import BuildVersion, CancelBuild, Discard, EnsureZygote, KillSandbox, StartSandbox
 from tests.unit.gateway.running import Running, run, running, until
 
 NDJSON = {"Accept": "application/x-ndjson"}
@@ -240,6 +240,11 @@ def test_builds_at_once_is_kept_and_one_function_is_built_once_at_a_time(tmp_pat
         ({"environ": {"A": "x" * 5000}}, "4096"),
         ({"environ": {"A": 1}}, "environ"),
         ({"requirements": "x" * 70_000}, "requirements"),
+        ({"egress": "all"}, "egress: 'all' is neither"),
+        ({"egress": ["10.0.0.1/8"]}, "host bits"),
+        ({"egress": ["169.254.169.254"]}, "no sandbox can reach"),
+        ({"egress": {"10.0.0.0/8": 80}}, "egress"),
+        ({"egress": ["10.0.0.0/8"] * 65}, "the limit is 64"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, settings: dict[str, Any], text: str):
@@ -249,6 +254,38 @@ def test_wrong_settings_are_named(tmp_path: Path, settings: dict[str, Any], text
             assert (status, body["type"]) == (400, "urn:pagurus:problem:invalid-settings")
             assert text in body["detail"]
             assert gateway.node.sent(BuildVersion) == []
+
+    run(scenario)
+
+
+def test_egress_is_of_a_version_and_goes_along_with_its_starts(tmp_path: Path):
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway:
+            versions = set()
+            for given, shown in (
+                ("none", "none"),
+                ("internet", "internet"),
+                (["internet", "10.1.2.3:80-80/tcp"], ["internet", "10.1.2.3/32:80/tcp"]),
+            ):
+                status, body, _ = await gateway.call("PUT", "/v1/functions/hello", data=form(egress=given))
+                assert (status, body["egress"]) == (200 if versions else 201, shown)
+                versions.add(body["version"])
+                started = gateway.node.sent(StartSandbox)[-1].assignment
+                assert started.egress == (
+                    () if given == "none" else tuple([shown] if isinstance(shown, str) else shown)
+                )
+            assert len(versions) == 3
+
+    run(scenario)
+
+
+def test_egress_is_refused_with_the_reason_where_the_node_has_none(tmp_path: Path):
+    async def scenario() -> None:
+        async with running(tmp_path, egress_subnet="") as gateway:
+            status, body, _ = await gateway.call("PUT", "/v1/functions/hello", data=form(egress="internet"))
+            assert (status, body["type"]) == (400, "urn:pagurus:problem:invalid-settings")
+            assert body["detail"] == "egress: no function can have it on this node: egress_subnet is empty"
+            assert (await gateway.call("PUT", "/v1/functions/hello", data=form(egress="none")))[0] == 201
 
     run(scenario)
 

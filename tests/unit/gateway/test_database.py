@@ -19,7 +19,7 @@ def test_a_new_store_gets_the_schema_and_opens_again(tmp_path: Path):
         database.close()
 
 
-def test_functions_of_a_store_from_before_reuse_reuse_their_sandboxes(tmp_path: Path):
+def test_functions_of_an_old_store_reuse_their_sandboxes_and_have_no_egress(tmp_path: Path):
     path = tmp_path / "store.sqlite3"
     with sqlite3.connect(path) as connection:
         for step in MIGRATIONS[:3]:
@@ -31,7 +31,8 @@ def test_functions_of_a_store_from_before_reuse_reuse_their_sandboxes(tmp_path: 
         connection.execute("PRAGMA user_version = 3")
     connection.close()
     database = Database(path)
-    assert database.run_blocking(lambda one: one.execute("SELECT reuse FROM versions").fetchall()) == [(1,)]
+    found = database.run_blocking(lambda one: one.execute("SELECT reuse, egress FROM versions").fetchall())
+    assert found == [(1, "[]")]
     database.close()
 
 

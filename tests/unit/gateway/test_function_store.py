@@ -49,6 +49,15 @@ def test_what_is_put_is_loaded_again(database: Database):
     assert other.version == version(7, "other")
 
 
+def test_egress_is_kept(database: Database):
+    store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
+    wanted = msgspec.structs.replace(version(1), egress=("internet", "10.0.0.0/8:80"))
+    asyncio.run(store.put(wanted))
+    (found,) = store.load()
+    assert found.version == wanted
+    assert found.version.assignment.egress == ("internet", "10.0.0.0/8:80")
+
+
 def test_whether_sandboxes_are_reused_is_kept(database: Database):
     store = FunctionStore(database, Safe(database.path.with_name("secrets.key")))
     wanted = msgspec.structs.replace(version(1), reuse=False)

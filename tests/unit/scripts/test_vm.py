@@ -61,6 +61,11 @@ def test_a_skipped_test_is_a_failure_and_the_last_line_does_not_say_passed(tmp_p
     assert "  skipped: tests.vm.a::b: needs root" in lines
 
 
+def test_a_failure_that_is_expected_is_none(tmp_path):
+    known = CASE.format('<skipped type="pytest.xfail" message="waits for something"/>')
+    assert judged(write(tmp_path, cases=[known, GOOD], log="=== 1 passed, 1 xfailed in 1s ==="))[0] == 0
+
+
 @pytest.mark.parametrize("name", ["status", "junit.xml"])
 def test_a_missing_result_is_a_failure(tmp_path, name):
     (write(tmp_path) / name).unlink()

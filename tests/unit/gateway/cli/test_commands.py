@@ -60,7 +60,8 @@ def test_deploy_uploads_settings_and_code_and_shows_the_build(pagurus, gateway, 
     )
     gateway.answer("PUT", "/v1/functions/hello", built, content_type="application/x-ndjson")
     options = ("--memory", "512MiB", "--cpu", "0.5", "--timeout", "2.5", "--pids", "9", "--env", "A=b=c")
-    done = pagurus("deploy", "hello", code, *options, "--runtime", "python3.11", "--fresh")
+    egress = ("--egress", "internet", "--egress", "10.0.0.0/8:80/tcp")
+    done = pagurus("deploy", "hello", code, *options, "--runtime", "python3.11", "--fresh", *egress)
     assert done.status == 0, done.stderr
     assert done.stdout.count("resolve: 3 packages") == 1
     assert "deployed, version abababababab" in done.stdout
@@ -72,6 +73,7 @@ def test_deploy_uploads_settings_and_code_and_shows_the_build(pagurus, gateway, 
         "limits": {"memory_bytes": 512 << 20, "cpu_millis": 500, "timeout_s": 2.5, "pids": 9},
         "environ": {"A": "b=c"},
         "reuse": False,
+        "egress": ["internet", "10.0.0.0/8:80/tcp"],
     }
     assert sent["code"][:2] == b"\x1f\x8b"
     assert gateway.requests[0].headers["Accept"] == "application/x-ndjson"

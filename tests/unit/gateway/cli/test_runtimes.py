@@ -98,6 +98,16 @@ def test_show_has_everything(pagurus, gateway):
     assert json.loads(pagurus("show", "hello", "--json").stdout) == FUNCTION
 
 
+@pytest.mark.parametrize(
+    ("egress", "shown"),
+    [("none", "none"), ("internet", "internet"), (["internet", "10.0.0.0/8"], "internet 10.0.0.0/8")],
+)
+def test_show_has_what_the_function_may_reach(pagurus, gateway, egress, shown):
+    gateway.answer("GET", "/v1/functions/hello", {**FUNCTION, "egress": egress})
+    (line,) = [line for line in pagurus("show", "hello").stdout.splitlines() if line.startswith("egress")]
+    assert line.split(maxsplit=1)[1] == shown
+
+
 def test_show_lock_prints_the_lock_and_nothing_else(pagurus, gateway):
     gateway.answer("GET", "/v1/functions/hello", FUNCTION)
     assert pagurus("show", "hello", "--lock").stdout == LOCK

@@ -103,11 +103,19 @@ def test_rules_come_before_forwarding_and_both_go(world: World):
     assert len(world.scripts) == 3 and egress.is_ready(NARROW)
     assert world.forwarding == {"eth0": True, "eth1": True}
     assert egress.resolvers == ("10.0.0.53",)
-    egress.close(remove=True)
+    egress.close()
     assert world.forwarding == {"eth0": False, "eth1": True}
     assert "delete table inet pagurus_n12345678" in world.scripts[-1]
-    egress.close(remove=True)
+    egress.close()
     assert len(world.scripts) == 4
+
+
+def test_the_rules_stay_while_a_sandbox_has_a_port(world: World):
+    egress = prepared(world.egress(), INTERNET)
+    egress.attach(3, INTERNET)
+    egress.close()
+    assert "delete table" not in world.scripts[-1]
+    assert world.forwarding == {"eth0": True, "eth1": True}
 
 
 def test_what_an_earlier_run_made_forward_is_still_ours(world: World):
@@ -115,7 +123,7 @@ def test_what_an_earlier_run_made_forward_is_still_ours(world: World):
     egress = world.egress()
     assert egress.check() == ""
     assert '"eth0"' in world.scripts[-1] and '"eth1"' not in world.scripts[-1]
-    egress.close(remove=True)
+    egress.close()
     assert world.forwarding == {"eth0": False, "eth1": True}
 
 
@@ -123,7 +131,7 @@ def test_a_host_that_forwards_is_left_so(world: World):
     world.as_a_whole = True
     egress = prepared(world.egress(), INTERNET)
     assert '"eth0"' not in world.scripts[0]
-    egress.close(remove=True)
+    egress.close()
     assert world.forwarding == {"eth0": False, "eth1": True}
 
 

@@ -10,6 +10,7 @@ import pytest
 from runtime.errors import RequirementError
 from runtime.model import MIB, Limits
 from runtime.sandbox import cgroup as module
+from runtime.sandbox import cgroup_files
 from runtime.sandbox.cgroup import Cgroup, CgroupTree, Hierarchies
 
 PURE_V2 = """\
@@ -59,11 +60,17 @@ class Files:
     """Fake hierarchies: every directory that is made gets the kernel's files, and writes are recorded."""
 
     V2 = ("cgroup.procs", "cgroup.subtree_control", "cgroup.freeze", "cgroup.kill", "memory.max", "memory.swap.max")
-    V2 += ("memory.oom.group", "pids.max", "cpu.max")
+    V2 += ("memory.oom.group", "pids.max", "cpu.max", "cpu.weight")
     V1: ClassVar = {
-        "memory": ("tasks", "cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+        "memory": (
+            "tasks",
+            "cgroup.procs",
+            "memory.limit_in_bytes",
+            "memory.memsw.limit_in_bytes",
+            "memory.swappiness",
+        ),
         "pids": ("tasks", "cgroup.procs", "pids.max"),
-        "cpu": ("tasks", "cgroup.procs", "cpu.cfs_period_us", "cpu.cfs_quota_us"),
+        "cpu": ("tasks", "cgroup.procs", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares"),
         "freezer": ("tasks", "cgroup.procs", "freezer.state"),
     }
 
@@ -74,7 +81,7 @@ class Files:
         self._make = Path.mkdir
         self._remove = os.rmdir
         monkeypatch.setattr(Path, "mkdir", lambda path, *given, **named: self.mkdir(path, *given, **named))
-        monkeypatch.setattr(module, "_write", self.write)
+        monkeypatch.setattr(cgroup_files, "write", self.write)
         monkeypatch.setattr(module.os, "rmdir", self.rmdir)
 
     def mkdir(self, path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
@@ -139,6 +146,7 @@ def test_v2_enables_controllers_on_the_way_and_writes_limits(files: Files):
         (f"{here}/memory.oom.group", "1"),
         (f"{here}/pids.max", "7"),
         (f"{here}/cpu.max", "25000 100000"),
+        (f"{here}/cpu.weight", "25"),
     ]
 
 
@@ -147,11 +155,47 @@ def test_v1_writes_limits_into_the_hierarchies_of_their_controllers(files: Files
     assert tree.kind == "v1" and files.writes == []
     tree.create("z").set_limits(LIMITS)
     assert files.writes == [
+        ("memory/pagurus/n1/r1/z/memory.swappiness", "0"),
         ("memory/pagurus/n1/r1/z/memory.limit_in_bytes", str(64 * MIB)),
         ("memory/pagurus/n1/r1/z/memory.memsw.limit_in_bytes", str(64 * MIB)),
         ("pids/pagurus/n1/r1/z/pids.max", "7"),
         ("cpu/pagurus/n1/r1/z/cpu.cfs_period_us", "100000"),
         ("cpu/pagurus/n1/r1/z/cpu.cfs_quota_us", "25000"),
+        ("cpu/pagurus/n1/r1/z/cpu.shares", "256"),
+    ]
+
+
+@pytest.mark.parametrize("names", [("unified",), ("memory", "pids", "cpu")])
+def test_only_what_has_changed_is_written_again(files: Files, names: tuple[str, ...]):
+    cgroup = files.tree(*names).create("z")
+    cgroup.set_limits(LIMITS)
+    files.writes.clear()
+    cgroup.set_limits(LIMITS)
+    assert files.writes == []
+    cgroup.set_limits(Limits(memory_bytes=64 * MIB, pids=8, cpu_millis=250))
+    assert [(name.rpartition("/")[2], text) for name, text in files.writes] == [("pids.max", "8")]
+    files.writes.clear()
+    cgroup.set_limits(Limits(memory_bytes=64 * MIB, pids=8, cpu_millis=2000))
+    written = {name.rpartition("/")[2]: text for name, text in files.writes}
+    if "unified" in names:
+        assert written == {"cpu.max": "200000 100000", "cpu.weight": "200"}
+    else:
+        assert written == {"cpu.cfs_quota_us": "200000", "cpu.shares": "2048"}
+
+
+@pytest.mark.parametrize(("cpu_millis", "weight"), [(1, 1), (250, 25), (1000, 100), (4000, 400), (100_000, 1000)])
+def test_the_weight_is_in_proportion_to_the_processors_and_bounded(files: Files, cpu_millis: int, weight: int):
+    files.tree("unified").create("z").set_limits(Limits(cpu_millis=cpu_millis))
+    assert files.writes[-1] == ("unified/pagurus/n1/r1/z/cpu.weight", str(weight))
+
+
+def test_swap_is_off_where_the_kernel_does_not_count_it(files: Files):
+    cgroup = files.tree("memory", "pids", "cpu").create("z")
+    (files.root / "memory/pagurus/n1/r1/z/memory.memsw.limit_in_bytes").unlink()
+    cgroup.set_limits(LIMITS, memory_only=True)
+    assert [(name.rpartition("/")[2], text) for name, text in files.writes] == [
+        ("memory.swappiness", "0"),
+        ("memory.limit_in_bytes", str(64 * MIB)),
     ]
 
 
@@ -160,6 +204,7 @@ def test_v1_raises_memory_in_the_other_order_when_the_first_is_refused(files: Fi
     files.refused["memory/pagurus/n1/r1/z/memory.limit_in_bytes"] = 1
     cgroup.set_limits(LIMITS, memory_only=True)
     assert [name.rpartition("/")[2] for name, _ in files.writes] == [
+        "memory.swappiness",
         "memory.memsw.limit_in_bytes",
         "memory.limit_in_bytes",
     ]
@@ -201,7 +246,7 @@ def test_the_smallest_share_of_a_processor_is_a_thousandth_of_a_second(files: Fi
     cgroup = files.tree("unified").create("z")
     files.writes.clear()
     cgroup.set_limits(Limits(cpu_millis=1))
-    assert files.writes[-1][1] == "1000 100000"
+    assert ("unified/pagurus/n1/r1/z/cpu.max", "1000 100000") in files.writes
 
 
 def test_entry_is_allowed_by_giving_the_list_of_processes_away(files: Files, monkeypatch: pytest.MonkeyPatch):
@@ -335,5 +380,5 @@ def delegating(directory: Path, attribute: str):
 
 def test_a_failed_write_names_file_and_text(tmp_path: Path):
     with pytest.raises(OSError, match=r"write 'x'.*|Read-only|No such") as caught:
-        module._write(tmp_path / "none", "x")
+        cgroup_files.write(tmp_path / "none", "x")
     assert str(tmp_path / "none") in str(caught.value)
