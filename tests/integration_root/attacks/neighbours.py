@@ -79,7 +79,11 @@ def open_a_pidfd_of_a_neighbour(target: Target):
 
 @attack(gain="a descriptor out of another process", seen="EPERM")
 def take_a_descriptor_by_pidfd_getfd(target: Target):
-    return call(438, os.pidfd_open(os.getpid()), 3, 0)
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        return call(438, pidfd, 3, 0)
+    finally:
+        os.close(pidfd)
 
 
 @attack(gain="to starve a neighbour by its limits or priority", seen="ESRCH")
@@ -99,7 +103,11 @@ def compare_with_a_neighbour_by_kcmp(target: Target):
 
 @attack(gain="to advise a neighbour's memory away", seen="EPERM")
 def advise_memory_of_a_neighbour(target: Target):
-    return call(440, os.pidfd_open(os.getpid()), room(), 1, 21, 0)
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        return call(440, pidfd, room(), 1, 21, 0)
+    finally:
+        os.close(pidfd)
 
 
 @attack(gain="the secret or the code of the victim in a file", seen=[])
