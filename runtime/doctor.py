@@ -229,8 +229,8 @@ def _limit_probes() -> tuple[Probe, ...]:
         Probe(
             "uid range",
             machine.uid_range,
-            "sandboxes would share uids with another user's containers",
-            "set uid_base to a range that /etc/subuid and /etc/subgid leave free",
+            "sandboxes would share uids with users of this machine, or with their containers",
+            "set uid_base to a range that users, groups, /etc/subuid and /etc/subgid leave free",
         ),
         Probe(
             "listen address",

@@ -5,6 +5,7 @@ than the check's own.
 """
 
 import errno
+import grp
 import http.client
 import importlib.util
 import os
@@ -13,6 +14,8 @@ import resource
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.config import Settings, listen_address
@@ -36,6 +39,7 @@ CAPABILITIES = {
     "setfcap": 31,
 }
 UIDS_PER_ZYGOTE = 65536
+UID_BASES = range(0x70000000, 0x7F000000, 0x01000000)  # tried for a hint: above what distributions hand out
 DESCRIPTORS_PER_SANDBOX = 8
 DESCRIPTORS_PER_ZYGOTE = 64
 STATE_BYTES_MIN = 2 << 30
@@ -195,26 +199,56 @@ def namespace_limits(settings: Settings) -> str:
 
 
 def uid_range(settings: Settings) -> str:
-    """The uids of the zygotes, which nobody else may hand out."""
-    first, after = settings.uid_base, settings.uid_base + settings.zygotes_max * UIDS_PER_ZYGOTE
-    for file in ("/etc/subuid", "/etc/subgid"):
-        if os.path.exists(file):
-            taken = overlapping(Path(file).read_text(), first, after)
-            if taken:
-                raise RequirementError(f"{file} gives {taken} part of {first}..{after - 1}")
+    """The uids and gids of the zygotes, which nobody else may have or hand out."""
+    size = settings.zygotes_max * UIDS_PER_ZYGOTE
+    first, after = settings.uid_base, settings.uid_base + size
+    taken = list(taken_ids())
+    for one in taken:
+        if one.first < after and first < one.after:
+            free = next(
+                (base for base in UID_BASES if not any(t.first < base + size and base < t.after for t in taken)), 0
+            )
+            hint = f"set uid_base = {free} (PAGURUS_UID_BASE)" if free else ""
+            raise RequirementError(f"uid_base {first} takes {first}..{after - 1}, but {one.words}", hint=hint)
     return f"{first}..{after - 1}"
 
 
-def overlapping(text: str, first: int, after: int) -> str | None:
-    """The first name in a subuid(5) file whose range meets first <= uid < after."""
-    for line in text.splitlines():
-        name, _, rest = line.partition(":")
-        start, _, count = rest.partition(":")
-        if start.strip().isdigit() and count.strip().isdigit():
-            begin = int(start)
-            if begin < after and first < begin + int(count):
-                return name
-    return None
+@dataclass(frozen=True, slots=True)
+class TakenIds:
+    """Uids or gids first <= id < after that somebody has, and who, in words."""
+
+    first: int
+    after: int
+    words: str
+
+
+def taken_ids(etc: Path = Path("/etc")) -> Iterator[TakenIds]:
+    """What the files of users, groups and subordinate ids give, then what other sources of users and groups have."""
+    for name in ("subuid", "subgid"):
+        for where, (_, first, count, *_) in _entries(etc / name, 3):
+            if first.isdigit() and count.isdigit():
+                yield TakenIds(int(first), int(first) + int(count), f"{where} gives {count} from {first} on")
+    for name, columns in (("passwd", 4), ("group", 3)):
+        for where, fields in _entries(etc / name, columns):
+            for number in fields[2:columns]:
+                if number.isdigit():
+                    yield TakenIds(int(number), int(number) + 1, f"{where} has {number}")
+    for user in pwd.getpwall():
+        yield TakenIds(user.pw_uid, user.pw_uid + 1, f"user {user.pw_name} has {user.pw_uid}")
+    for group in grp.getgrall():
+        yield TakenIds(group.gr_gid, group.gr_gid + 1, f"group {group.gr_name} has {group.gr_gid}")
+
+
+def _entries(file: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
+    """Lines of a file of colon-separated fields, with the place: (file and line in words, fields without spaces)."""
+    try:
+        text = file.read_text(errors="replace")
+    except FileNotFoundError:
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = [field.strip() for field in line.split(":")]
+        if len(fields) >= columns:
+            yield f"{file} line {number} ({fields[0]})", fields
 
 
 def listen(settings: Settings) -> str:

@@ -234,6 +234,28 @@ def test_what_others_can_change_is_refused_with_the_fix(fresh: Daemon, what: str
     assert str(path) in done.stderr and "hint: chown root:root" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("file", ["subuid", "subgid"])
+def test_uids_that_another_user_has_are_refused_with_setting_and_line(fresh: Daemon, file: str):
+    fresh.stop()
+    taken = fresh.state / file
+    taken.write_text(f"# one line\nann:{fresh.scope.uid_base + 100}:65536\n")
+    command = f'mount --bind "$0" /etc/{file} && exec "$@"'  # in a mount namespace of the command's own
+    for program in ([BIN / "pagurusd"], [BIN / "pagurus", "doctor"]):
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", command, taken, *program],
+            env=fresh.environ(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        output = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == 1, output
+        assert f"uid_base {fresh.scope.uid_base} takes" in output
+        assert f"/etc/{file} line 2 (ann) gives 65536 from {fresh.scope.uid_base + 100} on" in output
+        assert "set uid_base = " in output and "Traceback" not in output
+
+
 def test_systemd_is_told_when_it_is_ready_and_when_it_stops(fresh: Daemon):
     fresh.stop()
     path = fresh.state / "notify"

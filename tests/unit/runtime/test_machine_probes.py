@@ -4,6 +4,7 @@ import socket
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,20 +29,62 @@ def test_capabilities_are_read_from_the_status():
     assert len(machine.missing_capabilities("CapEff:\t0000000000000000")) == len(machine.CAPABILITIES)
 
 
+def etc_of(folder, **files):
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("file", ["subuid", "subgid"])
 @pytest.mark.parametrize(
-    ("text", "name"),
+    ("text", "found"),
     [
         ("", None),
         ("alice:100000:65536\n", None),
-        ("alice:1000:1001\n", "alice"),
-        ("alice:2999:1\n", "alice"),
-        ("alice:3000:5\nbob:1999:2\n", "bob"),
+        ("alice:1000:1001\n", "line 1 (alice) gives 1001 from 1000 on"),
+        ("# who\n\nalice:2999:1\n", "line 3 (alice) gives 1 from 2999 on"),
+        ("alice:3000:5\nbob: 1999 : 2 \n", "line 2 (bob) gives 2 from 1999 on"),
+        ("1001:2500:10\n", "line 1 (1001) gives 10 from 2500 on"),
         ("alice:1:999\n", None),
-        ("# no entry\nbroken:line\nalice::\n", None),
+        ("# no entry\nbroken:line\nalice::\nbob:x:y\n", None),
     ],
 )
-def test_overlapping_ranges_of_uids(text, name):
-    assert machine.overlapping(text, 2000, 3000) == name
+def test_subordinate_ids_are_read_with_their_line(tmp_path, file, text, found):
+    etc = etc_of(tmp_path, **{file: text})
+    met = [one.words for one in machine.taken_ids(etc) if one.first < 3000 and one.after > 2000]
+    met = [words for words in met if str(tmp_path) in words]
+    assert met == ([f"{etc / file} {found}"] if found else [])
+
+
+def test_users_and_groups_are_read_with_their_line(tmp_path):
+    passwd = "root:x:0:0::/:/bin/sh\nann:x:2001:2002:Ann:/:/bin/sh\n"
+    etc = etc_of(tmp_path, passwd=passwd, group="wheel:x:10:\ncrew:x:2003:ann\n+\n")
+    met = [one for one in machine.taken_ids(etc) if str(tmp_path) in one.words and one.first >= 2000]
+    assert [(one.first, one.after) for one in met] == [(2001, 2002), (2002, 2003), (2003, 2004)]
+    assert [one.words for one in met] == [
+        f"{etc}/passwd line 2 (ann) has 2001",
+        f"{etc}/passwd line 2 (ann) has 2002",
+        f"{etc}/group line 2 (crew) has 2003",
+    ]
+
+
+def test_users_of_other_sources_are_seen_too(tmp_path, monkeypatch):
+    record = SimpleNamespace(pw_name="ldap", pw_uid=4_000_000, gr_name="ldap", gr_gid=4_000_001)
+    monkeypatch.setattr(machine.pwd, "getpwall", lambda: [record])
+    monkeypatch.setattr(machine.grp, "getgrall", lambda: [record])
+    assert [one.words for one in machine.taken_ids(tmp_path)] == ["user ldap has 4000000", "group ldap has 4000001"]
+
+
+def test_a_range_that_somebody_has_is_refused_with_setting_line_and_a_free_one(monkeypatch):
+    settings = Settings(uid_base=0x70000000, zygotes_max=2)
+    assert machine.uid_range(settings) == "1879048192..1879179263"
+    taken = machine.TakenIds(0x70000000 + 131071, 0x71000001, "/etc/subuid line 3 (bob) gives 9 from 5 on")
+    monkeypatch.setattr(machine, "taken_ids", lambda: iter([taken]))
+    with pytest.raises(RequirementError) as caught:
+        machine.uid_range(settings)
+    assert "uid_base 1879048192 takes 1879048192..1879179263, but /etc/subuid line 3 (bob)" in str(caught.value)
+    assert caught.value.hint == f"set uid_base = {0x72000000} (PAGURUS_UID_BASE)"
+    assert machine.uid_range(Settings(uid_base=0x72000000)).startswith(str(0x72000000))
 
 
 def test_a_user_that_is_root_or_missing_is_refused():
