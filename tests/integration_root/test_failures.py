@@ -90,6 +90,6 @@ async def test_an_import_that_ends_the_zygote_is_reported(bed: Bed):
     package = bed.write_environment({("bad", "1"): {"bad.py": "import os\nos._exit(3)\n"}})
     failed = await bed.try_zygote("bad", [package])
     assert isinstance(failed, protocol.ZygoteFailed)
-    assert (failed.phase, failed.message) == ("imports", "the zygote ended while importing")
+    assert (failed.phase, failed.message) == ("imports", "the zygote ended while importing bad")
     assert bed.node._zygotes == {}
     await bed.zygote("good")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.frames import FrameKind
+from runtime.model import OPEN_FILES_MAX
 from runtime.sandbox import identity, user_counts
 from tests.node_bed import Bed, in_node
 
@@ -47,12 +48,12 @@ async def seen_by_zygote_and_helper(bed: Bed) -> dict[str, dict[str, object]]:
 @in_node()
 async def test_limits_names_and_keys_are_not_those_of_pagurusd(bed: Bed):
     os.umask(0o077)
-    hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    hard, files = (resource.getrlimit(one)[1] for one in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE))
     for who, seen in (await seen_by_zygote_and_helper(bed)).items():
         limits = seen["limits"]
         assert isinstance(limits, dict)
         assert limits["RLIMIT_CORE"] == [1, 1], "0 would start the host's handler of dumps"
-        assert limits["RLIMIT_NOFILE"] == [1024, 1024]
+        assert limits["RLIMIT_NOFILE"] == [1024, min(OPEN_FILES_MAX, files) if who == "zygote" else 1024]
         assert limits["RLIMIT_SIGPENDING"] == [identity.PENDING_SIGNALS_MAX] * 2
         assert limits["RLIMIT_MSGQUEUE"] == limits["RLIMIT_NICE"] == limits["RLIMIT_RTPRIO"] == [0, 0]
         assert limits["RLIMIT_MEMLOCK"] == [min(hard, 8 << 20) if hard >= 0 else 8 << 20] * 2

@@ -47,7 +47,7 @@ def replace_remove_and_relabel_shared_files(target: Target):
     return held(seen, "EROFS", "EPERM", "EXDEV", "EACCES")
 
 
-@attack(gain="the file's pages that all sandboxes share", seen="own copy only")
+@attack(gain="the file's pages that all sandboxes share", seen="EROFS", at_import="own copy only")
 def write_to_a_read_only_private_mapping(target: Target):
     def act():
         be_dumpable()
@@ -63,7 +63,7 @@ def write_to_a_read_only_private_mapping(target: Target):
     return in_child(act)
 
 
-@attack(gain="the same through a shared mapping", seen="held")
+@attack(gain="the same through a shared mapping", seen="EROFS", at_import="held")
 def write_to_a_read_only_shared_mapping(target: Target):
     def act():
         be_dumpable()

@@ -46,6 +46,7 @@ def two_answers_at_once(target: Target):
 @attack(gain="the answer of the next invocation", seen="forged", ends=True)
 def answer_twice_and_lie_about_the_time(target: Target):
     os.write(4, _frame(target, b'"forged"'))  # its own to give; the worker's follows, which nobody asked for
+    time.sleep(0.5)  # else both may come as one frame that is too long: two_answers_at_once
     return "second"
 
 
