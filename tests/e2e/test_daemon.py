@@ -305,7 +305,8 @@ def test_the_gateway_is_filtered_bounded_and_not_dumpable(fresh: Daemon):
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     assert status["Seccomp"].strip() == "2"
     limits = {line[:26].strip(): line[26:].split()[:2] for line in Path(f"/proc/{pid}/limits").read_text().splitlines()}
-    assert limits["Max core file size"] == limits["Max locked memory"] == limits["Max msgqueue size"] == ["0", "0"]
+    assert limits["Max locked memory"] == limits["Max msgqueue size"] == ["0", "0"]
+    assert limits["Max core file size"] == ["1", "1"], "0 would start the host's handler of dumps"
     assert int(limits["Max processes"][1]) <= 256
     assert os.stat(f"/proc/{pid}/environ").st_uid == 0, "its user cannot read or trace it"
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
