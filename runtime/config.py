@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     standbys_per_zygote: int = 2
     shells_per_zygote: int = 2  # isolated, empty sandboxes kept ready for a fork
     zygote_memory_bytes: int = 1024 * MIB
+    disk_bytes_per_s: int = 256 * MIB  # of one sandbox, of what is not in memory yet; 0 sets no limit
     idle_timeout_s: float = 600.0  # keep-alive of an idle sandbox
     freeze_after_s: float = 1.0  # an idle sandbox is frozen after this
     function_concurrency: int = 16  # sandboxes of one function at once
@@ -166,6 +167,8 @@ def _check(settings: Settings) -> None:
     _check_sdists(settings)
     _check_egress(settings)
     _check_memory(settings)
+    if settings.disk_bytes_per_s and settings.disk_bytes_per_s < MIB:
+        raise ConfigError(f"disk_bytes_per_s is {settings.disk_bytes_per_s}: it must be 0 or at least {MIB}")
     _check_trusted(settings)
     _check_connections(settings)
     if settings.uid_base < 65536 or settings.uid_base + settings.zygotes_max * 65536 > 2**31:

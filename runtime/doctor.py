@@ -115,6 +115,13 @@ def _kernel_probes() -> tuple[Probe, ...]:
             "boot with swapaccount=1, or swapoff -a",
             required=False,
         ),
+        Probe(
+            "disk limit",
+            machine.disk_limit,
+            "one sandbox can slow all others by reading from the disk",
+            "boot with systemd's defaults (cgroup v2), with state_dir on a disk; or set disk_bytes_per_s = 0",
+            required=False,
+        ),
     )
 
 

@@ -189,7 +189,7 @@ def pidfd() -> str:
 def cgroup_controllers() -> str:
     """The back end, and whether it has all controllers that the limits need."""
     mounts = mounts_now()
-    found, words = describe_cgroups(mounts, _v2_controllers(mounts))
+    found, words = describe_cgroups(mounts, v2_controllers(mounts))
     missing = [controller for controller in CONTROLLERS if controller not in found]
     if missing:
         raise RequirementError(f"{words}; no {', '.join(missing)}")
@@ -211,7 +211,8 @@ def _v2_mount(mounts: tuple[Mount, ...]) -> Mount | None:
     return next((m for m in mounts if m.fstype == "cgroup2" and "rw" in m.options), None)
 
 
-def _v2_controllers(mounts: tuple[Mount, ...]) -> frozenset[str]:
+def v2_controllers(mounts: tuple[Mount, ...]) -> frozenset[str]:
+    """Those of the version 2 hierarchy; none without one."""
     v2 = _v2_mount(mounts)
     return frozenset() if v2 is None else frozenset(Path(v2.point, "cgroup.controllers").read_text().split())
 

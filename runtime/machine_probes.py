@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime import disks
 from runtime.config import Settings, listen_address
 from runtime.errors import RequirementError
-from runtime.kernel_probes import mount_of, mounts_now
-from runtime.model import RUNTIME_NAME_PATTERN
+from runtime.kernel_probes import mount_of, mounts_now, v2_controllers
+from runtime.model import MIB, RUNTIME_NAME_PATTERN
 
 # linux/capability.h
 CAPABILITIES = {
@@ -249,6 +250,16 @@ def _entries(file: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
         fields = [field.strip() for field in line.split(":")]
         if len(fields) >= columns:
             yield f"{file} line {number} ({fields[0]})", fields
+
+
+def disk_limit(settings: Settings) -> str:
+    """The disk of which each sandbox has a bounded part, and the part."""
+    if not settings.disk_bytes_per_s:
+        return "off: disk_bytes_per_s is 0"
+    if "io" not in v2_controllers(mounts_now()):
+        raise RequirementError("no controller io, of cgroup version 2")
+    number = disks.below(Path(existing_parent(settings.state_dir)))
+    return f"{settings.disk_bytes_per_s // MIB} MiB/s of disk {number} for each sandbox"
 
 
 def listen(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runtime.clock import Clock, SystemClock
 from runtime.config import Settings
+from runtime.errors import RequirementError
 from runtime.layers import Layers
 from runtime.netns import host, nft
 from runtime.netns.egress import Egress
@@ -73,6 +74,9 @@ def open_parts(settings: Settings, inside: Mapping[str, bytes] | None = None) ->
     node = _node_id(Path(settings.state_dir))
     run = f"{int(time.time()):x}{secrets.token_hex(3)}"
     cgroups = CgroupTree.detect(settings.cgroup_parent, node=node, run=run)
+    if settings.disk_bytes_per_s:
+        with contextlib.suppress(RequirementError):  # said at the start by the check of its name
+            cgroups.limit_disk(Path(settings.state_dir), settings.disk_bytes_per_s)
     desk = MountDesk(layers.anchor)
     reaper = Reaper()
 

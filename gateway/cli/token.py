@@ -48,7 +48,12 @@ def token(ctx: click.Context, state_dir: str | None, config_path: Path | None) -
 @click.argument("name")
 @click.option("--role", type=click.Choice([role.value for role in Role]), default="admin", show_default=True)
 @click.option(
-    "--function", "functions", type=parse_function, multiple=True, help="With role invoke: only this; repeatable."
+    "--function",
+    "functions",
+    type=parse_function,
+    metavar="FUNCTION",
+    multiple=True,
+    help="With role invoke: only this; repeatable.",
 )
 @click.option("--expires", type=parse_lifetime, metavar="DURATION", help="Such as 90d, 12h or 30m.  [default: never]")
 @click.pass_obj

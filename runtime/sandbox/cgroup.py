@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime import syscalls
+from runtime import disks, syscalls
 from runtime.errors import RequirementError
 from runtime.model import Limits
 from runtime.sandbox import cgroup_files, cgroup_limits, headroom
 
 CONTROLLERS = ("memory", "pids", "cpu")
+OPTIONAL = ("io",)  # of v2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,10 @@ class JoinDescriptors:
 class Cgroup:
     """One cgroup: the same relative path in every hierarchy in use. Owns its directories and descriptors."""
 
-    def __init__(self, directories: dict[str, Path]) -> None:
-        """directories: by hierarchy name: `unified`, and v1 controllers."""
+    def __init__(self, directories: dict[str, Path], *, io_max: str = "") -> None:
+        """directories: by hierarchy name: `unified`, and v1 controllers. io_max: of the disk, written with limits."""
         self._directories = directories
+        self._io_max = io_max
         self._join: JoinDescriptors | None = None
         self._limits: Limits | None = None
 
@@ -112,6 +114,8 @@ class Cgroup:
 
     def set_limits(self, limits: Limits, *, memory_only: bool = False) -> None:
         """Write memory, pids and cpu limits, of a later call what has changed; swap is off. OSError has the file."""
+        if self._io_max and self._limits is None:
+            cgroup_files.write(self._directories["unified"] / "io.max", self._io_max)
         cgroup_limits.set_limits(self._directories, limits, self._limits, memory_only=memory_only)
         self._limits = limits
 
@@ -192,6 +196,7 @@ class CgroupTree:
         self._bases = bases
         self._node = node
         self._run = run
+        self._io_max = ""
         for name, base in bases.items():
             for directory in (base, base / node, base / node / run):
                 directory.mkdir(exist_ok=True)
@@ -225,6 +230,22 @@ class CgroupTree:
             return "v2"
         return "v1+v2" if "unified" in self._bases else "v1"
 
+    def limit_disk(self, folder: Path, bytes_per_s: int) -> None:
+        """Let each cgroup made from now on take so much of the disk below `folder`, when it gets limits.
+
+        Raises RequirementError when that cannot be done here.
+        """
+        trial = self._bases.get("unified", Path()) / self._node / self._run / "io.max"
+        if self.kind != "v2" or not trial.exists():
+            raise RequirementError("there is no controller io, of cgroup version 2")
+        number = disks.below(folder)
+        try:
+            for limit in (bytes_per_s, None):
+                cgroup_files.write(trial, disks.io_max(number, limit))
+        except OSError as error:
+            raise RequirementError(f"disk {number} cannot be limited: {error.strerror}") from error
+        self._io_max = disks.io_max(number, bytes_per_s)
+
     def headroom(self) -> tuple[int, int] | None:
         """Memory left and in all below the tightest limit above all cgroups of ours; None without a limit."""
         if "memory" in self._bases:
@@ -236,7 +257,7 @@ class CgroupTree:
         directories = {name: base / self._node / self._run / path for name, base in self._bases.items()}
         for directory in directories.values():
             directory.mkdir(exist_ok=True)
-        return Cgroup(directories)
+        return Cgroup(directories, io_max=self._io_max)
 
     def leftovers(self) -> Iterator[Cgroup]:
         """Cgroups that other runs of this node left, deepest first."""
@@ -288,7 +309,9 @@ def enter(entries: list[int]) -> None:
 
 
 def _enable_controllers(directory: Path) -> None:
-    cgroup_files.write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+    there = (directory / "cgroup.controllers").read_text().split()
+    wanted = [*CONTROLLERS, *(name for name in OPTIONAL if name in there)]
+    cgroup_files.write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
 
 
 def _is_delegated(directory: Path) -> bool:

@@ -19,6 +19,7 @@ LEAVES = {
     "runtime.syscalls",
     "runtime.clock",
     "runtime.config",
+    "runtime.disks",
     "runtime.doctor",
     "runtime.kernel_probes",
     "runtime.machine_probes",

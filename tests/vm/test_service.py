@@ -77,6 +77,7 @@ def test_doctor_finds_all_that_sandboxes_need(service: Service):
     checks = {check["name"]: check for check in json.loads(service.cli("doctor", "--json").stdout)["checks"]}
     assert [check for check in checks.values() if check["required"] and not check["ok"]] == []
     assert checks["cgroup controllers"]["found"].startswith("version 2")
+    assert checks["disk limit"]["ok"], checks["disk limit"]
     for feature in ("CLONE_INTO_CGROUP", "cgroup.kill", "cgroup.freeze"):
         assert feature in checks["cgroup version 2"]["found"]
 
@@ -119,6 +120,7 @@ def test_limits_are_in_the_kernel_and_stay_when_systemd_reloads(service: Service
         assert cgroup_file(pid, "memory.swap.max") == "0"
         assert cgroup_file(pid, "pids.max") == "12"
         assert cgroup_file(pid, "cpu.max") == "50000 100000"
+        assert cgroup_file(pid, "io.max").endswith(f"rbps={256 * MIB} wbps={256 * MIB} riops=16384 wiops=16384")
         systemctl("daemon-reload")
     assert service.result("hostile", {"how": "nothing"}) == "fine"
 

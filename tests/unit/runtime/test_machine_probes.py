@@ -188,3 +188,14 @@ def test_a_folder_below_one_that_is_closed_to_others_is_refused(open_path):
     with pytest.raises(RequirementError, match="closed to other users") as caught:
         machine.folder(str(home / "state"))
     assert caught.value.hint == f"chmod o+x {home}"
+
+
+def test_the_limit_of_the_disk_is_told_with_its_number_or_why_there_is_none(tmp_path, monkeypatch):
+    settings = Settings(state_dir=str(tmp_path), disk_bytes_per_s=2 << 20)
+    monkeypatch.setattr(machine.disks, "below", lambda folder: "8:0")
+    monkeypatch.setattr(machine, "v2_controllers", lambda mounts: frozenset({"cpu", "io"}))
+    assert machine.disk_limit(settings) == "2 MiB/s of disk 8:0 for each sandbox"
+    monkeypatch.setattr(machine, "v2_controllers", lambda mounts: frozenset({"cpu"}))
+    with pytest.raises(RequirementError, match="no controller io"):
+        machine.disk_limit(settings)
+    assert machine.disk_limit(Settings(disk_bytes_per_s=0)).startswith("off")

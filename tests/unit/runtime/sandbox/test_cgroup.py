@@ -60,7 +60,7 @@ class Files:
     """Fake hierarchies: every directory that is made gets the kernel's files, and writes are recorded."""
 
     V2 = ("cgroup.procs", "cgroup.subtree_control", "cgroup.freeze", "cgroup.kill", "memory.max", "memory.swap.max")
-    V2 += ("memory.oom.group", "pids.max", "cpu.max", "cpu.weight")
+    V2 += ("memory.oom.group", "pids.max", "cpu.max", "cpu.weight", "cgroup.controllers", "io.max")
     V1: ClassVar = {
         "memory": (
             "tasks",
@@ -78,6 +78,7 @@ class Files:
         self.root = root
         self.writes: list[tuple[str, str]] = []
         self.refused: dict[str, int] = {}
+        self.controllers = "cpu memory pids\n"
         self._make = Path.mkdir
         self._remove = os.rmdir
         monkeypatch.setattr(Path, "mkdir", lambda path, *given, **named: self.mkdir(path, *given, **named))
@@ -90,8 +91,8 @@ class Files:
         if hierarchy == "proc":
             return
         for name in self.V2 if hierarchy == "unified" else self.V1[hierarchy]:
-            if not (path / name).exists():
-                (path / name).write_text("")
+            if not (path / name).exists() and (name != "io.max" or "io" in self.controllers):
+                (path / name).write_text(self.controllers if name == "cgroup.controllers" else "")
 
     def write(self, path: Path, text: str) -> None:
         if not path.exists():
@@ -208,6 +209,43 @@ def test_v1_raises_memory_in_the_other_order_when_the_first_is_refused(files: Fi
         "memory.memsw.limit_in_bytes",
         "memory.limit_in_bytes",
     ]
+
+
+def disk_limited(files: Files, monkeypatch: pytest.MonkeyPatch) -> CgroupTree:
+    files.controllers = "cpu io memory pids\n"
+    monkeypatch.setattr(module.disks, "below", lambda folder: "8:0")
+    return files.tree("unified")
+
+
+def test_the_disk_is_limited_where_the_kernel_has_io(files: Files, monkeypatch: pytest.MonkeyPatch):
+    tree = disk_limited(files, monkeypatch)
+    assert {text for _, text in files.writes} == {"+memory +pids +cpu +io"}
+    files.writes.clear()
+    tree.limit_disk(Path("/state"), 16 * MIB)
+    cgroup = tree.create("z")
+    cgroup.set_limits(LIMITS)
+    cgroup.set_limits(LIMITS)
+    bounded = "8:0 rbps=16777216 wbps=16777216 riops=1024 wiops=1024"
+    assert [(name, text) for name, text in files.writes if name.endswith("io.max")] == [
+        ("unified/pagurus/n1/r1/io.max", bounded),  # tried, and taken back: it would be for all together
+        ("unified/pagurus/n1/r1/io.max", "8:0 rbps=max wbps=max riops=max wiops=max"),
+        ("unified/pagurus/n1/r1/z/io.max", bounded),
+    ]
+
+
+def test_a_disk_that_cannot_be_limited_is_said_and_costs_no_start(files: Files, monkeypatch: pytest.MonkeyPatch):
+    tree = disk_limited(files, monkeypatch)
+    files.refused["unified/pagurus/n1/r1/io.max"] = 1
+    with pytest.raises(RequirementError, match="disk 8:0 cannot be limited"):
+        tree.limit_disk(Path("/state"), 16 * MIB)
+    tree.create("z").set_limits(LIMITS)
+    assert not [name for name, _ in files.writes if name.endswith("io.max")]
+
+
+@pytest.mark.parametrize("names", [("unified",), ("memory", "pids", "cpu", "unified"), ("memory", "pids", "cpu")])
+def test_without_the_controller_io_there_is_no_limit(files: Files, names: tuple[str, ...]):
+    with pytest.raises(RequirementError, match="no controller io"):
+        files.tree(*names).limit_disk(Path("/state"), 16 * MIB)
 
 
 def test_hybrid_limits_by_v1_and_freezes_and_kills_by_v2(files: Files):
