@@ -156,12 +156,11 @@ class Node:
         except Exception as error:  # whatever it is, the gateway waits for an answer
             phase = error.phase if isinstance(error, StartError) else "fork"
             log.warning("zygote=%s cannot start: %s: %s", host.id, phase, error)
-            if not isinstance(error, (PagurusError, OSError)):
-                log.exception("internal error")
-                self.counters["internal_errors"] += 1
             self.counters["zygotes_failed"] += 1
             self._zygotes.pop(host.id, None)
             self._send(reports.zygote_failed(host.id, phase, error), [])
+            if not isinstance(error, (PagurusError, OSError)):
+                raise
             return
         log.info("zygote=%s ready in %.0f ms, pid %d", host.id, ready.start_ms, host.pid)
         self.counters["zygotes_started"] += 1
@@ -255,6 +254,7 @@ class Node:
         sandbox = host.take_empty_nowait(message.assignment.environment)
         started_s = self._parts.clock.monotonic_s()
         if sandbox is None:
+            self.counters["shells_missed"] += 1
             self._spawn_task(self._start_unpooled(message, host, started_s))
         else:
             self._begin_start(message, host, sandbox, started_s)

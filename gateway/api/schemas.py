@@ -260,7 +260,11 @@ _STATUS: Json = record(
     failures=_COUNTS,
     records_lost=COUNT,
     limits={"type": "object", "additionalProperties": _NUMBER},
-    counters=_COUNTS,
+    counters={
+        **_COUNTS,
+        "description": "of pagurusd, since its start. assigned: starts that took a standby; forked: starts that found"
+        " none; shells_missed: forks whose namespaces were not there yet and had to be made first",
+    },
     checks={"type": "array", "items": {"type": "object"}},
 )
 

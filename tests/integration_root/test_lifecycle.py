@@ -52,6 +52,15 @@ async def test_a_fork_now_takes_the_request_before_it_runs(bed: Bed):
     assert [one.state for one in offered] == ["starting"]
 
 
+@in_node(shells_per_zygote=0)
+async def test_a_start_that_finds_no_namespaces_ready_makes_them_and_is_counted(bed: Bed):
+    await bed.zygote(standbys=0)
+    for number in (1, 2):
+        sandbox = await bed.start("base", bed.assignment(bed.write_code(ECHO)))
+        assert (await bed.call(sandbox, number)).value["param"] == number
+        assert (bed.node.counters["forked"], bed.node.counters["shells_missed"]) == (number, number)
+
+
 @in_node()
 async def test_a_start_without_a_zygote_is_refused_at_once(bed: Bed):
     assignment = bed.assignment(bed.write_code(ECHO))
