@@ -62,8 +62,8 @@ class DecisionLog(Policy):
     def zygote_up(self, zygote: ZygoteId, memory_bytes: int, start_ms: float, now_s: float) -> None:
         self.inner.zygote_up(zygote, memory_bytes, start_ms, now_s)
 
-    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> None:
-        self.inner.uncovered(zygote, environments, now_s)
+    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> bool:
+        return self.inner.uncovered(zygote, environments, now_s)
 
     def set_runtimes(self, runtimes: Sequence[RuntimeName], now_s: float) -> None:
         super().set_runtimes(runtimes, now_s)

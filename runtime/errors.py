@@ -65,11 +65,15 @@ class StartError(PagurusError):
 
 
 class RefusedError(StartError):
-    """A zygote's packages did what no zygote may do, and would do it again. `suspect`: the module that did, or ''."""
+    """A zygote's packages did what no zygote may do, and would do it again. `suspect`: the module that did, or ''.
 
-    def __init__(self, message: str, *, suspect: str = "") -> None:
+    can_be_alone: a zygote that holds nothing but the suspect's environment may do it.
+    """
+
+    def __init__(self, message: str, *, suspect: str = "", can_be_alone: bool = False) -> None:
         super().__init__("imports", message)
         self.suspect = suspect
+        self.can_be_alone = can_be_alone
 
 
 class SandboxDiedError(PagurusError):

@@ -197,7 +197,7 @@ class ZygoteFailed(Message, frozen=True, kw_only=True):
     """A zygote could not be made; `phase` and `message` say why. Not retried by pagurusd.
 
     is_refused: its packages did what no zygote may do, and would again. suspect: the module whose import did it, if
-    that is known.
+    that is known. can_be_alone: it harms those only who have not chosen the package: a zygote with nothing else may.
     """
 
     zygote: ZygoteId
@@ -205,6 +205,7 @@ class ZygoteFailed(Message, frozen=True, kw_only=True):
     message: str
     is_refused: bool = False
     suspect: str = ""
+    can_be_alone: bool = False
 
 
 class ZygoteDied(Message, frozen=True, kw_only=True):

@@ -33,9 +33,17 @@ def rows(sandboxes: Iterable[Sandbox]) -> tuple[SandboxStatus, ...]:
 
 def zygote_failed(zygote: ZygoteId, phase: str, error: Exception) -> ZygoteFailed:
     """Why a zygote could not be made, and whose import it was if it was refused."""
-    is_refused = isinstance(error, RefusedError)
-    suspect = error.suspect if isinstance(error, RefusedError) else ""
-    return ZygoteFailed(zygote=zygote, phase=phase, message=str(error), is_refused=is_refused, suspect=suspect)
+    text = str(error)
+    if not isinstance(error, RefusedError):
+        return ZygoteFailed(zygote=zygote, phase=phase, message=text)
+    return ZygoteFailed(
+        zygote=zygote,
+        phase=phase,
+        message=text,
+        is_refused=True,
+        suspect=error.suspect,
+        can_be_alone=error.can_be_alone,
+    )
 
 
 def death(sandbox: Sandbox, ended: Exit) -> SandboxDied:

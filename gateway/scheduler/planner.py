@@ -133,6 +133,8 @@ class Planner:
         """A zygote could not be made."""
         self._down(message.zygote, message.message, now_s)
         out: list[Out] = [*self.zygotes.failed(message, now_s), *self._hopeless(message.zygote)]
+        if message.can_be_alone and self._separate(message, now_s):
+            return [*out, *self.plan(now_s)]
         return [*out, *self._keep_out(message.zygote, message.suspect, now_s, is_refused=message.is_refused)]
 
     def died(self, message: ZygoteDied, now_s: float) -> list[Out]:
@@ -166,10 +168,22 @@ class Planner:
             return []
         if not (is_refused or entry.is_given_up):
             return []
-        known = [one for one in entry.spec.environments if one in self._users]
-        culprits = [one for one in known if suspect and suspect in self._modules(one)]
+        known, culprits = self._blamed(entry.spec, suspect)
         out = self._show_all(self.quarantine.refused(known, culprits, entry.reason, now_s), now_s)
         return [*out, *self.plan(now_s)] if now_s >= self.policy.next_plan_s() else out
+
+    def _separate(self, message: ZygoteFailed, now_s: float) -> bool:
+        """Have the policy put those to blame into zygotes of their own; whether it does."""
+        entry = self.zygotes.entries.get(message.zygote)
+        if entry is None or entry.spec is None or len(entry.spec.environments) < 2:
+            return False
+        _, culprits = self._blamed(entry.spec, message.suspect)
+        return bool(culprits) and self.policy.uncovered(message.zygote, culprits, now_s)
+
+    def _blamed(self, spec: ZygoteSpec, suspect: str) -> tuple[list[EnvironmentId], list[EnvironmentId]]:
+        """The spec's environments that a function has, and those of them that have the suspect's module."""
+        known = [one for one in spec.environments if one in self._users]
+        return known, [one for one in known if suspect and suspect in self._modules(one)]
 
     def _show_all(self, environments: Collection[EnvironmentId], now_s: float) -> list[Out]:
         models = [model for one in sorted(environments) for model in self._users.get(one, {}).values()]

@@ -202,8 +202,9 @@ class Policy(ABC):
     def zygote_up(self, zygote: ZygoteId, memory_bytes: int, start_ms: float, now_s: float) -> None:  # noqa: B027
         """A zygote can fork."""
 
-    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> None:  # noqa: B027
-        """Environments of a new zygote that it cannot help after all: their extensions would be other ones."""
+    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> bool:
+        """Environments that a zygote with others cannot help after all; whether they get zygotes of their own now."""
+        return False
 
     def set_runtimes(self, runtimes: Sequence[RuntimeName], now_s: float) -> None:
         """The node has other runtimes now; `plan` is asked next."""

@@ -100,9 +100,11 @@ class ZygoteClient:
                 await self._report("begun", look)
                 for suspect in imports:
                     self._control.send(GO)
-                    _, faults = await self._report("imported", look)
-                    if faults:
-                        raise RefusedError(f"importing {suspect} {' and '.join(faults)}"[:500], suspect=suspect)
+                    answer, faults = await self._report("imported", look)
+                    replaced = _replaced(answer) if len(environments) > 1 else ""
+                    if faults or replaced:
+                        text = f"importing {suspect} {' and '.join([*faults, *([replaced] if replaced else [])])}"
+                        raise RefusedError(text[:500], suspect=suspect, can_be_alone=not faults)
                 suspect = ""
                 self._control.send(GO)
                 answer, faults = await self._report("ready", look)
@@ -293,6 +295,14 @@ class ZygoteClient:
             if not future.done():
                 future.set_exception(StartError("fork", "the zygote has ended"))
         self._waiting.clear()
+
+
+def _replaced(answer: dict[str, Any]) -> str:
+    """What a zygote says that a package has replaced of the standard library. Raises TypeError."""
+    found = answer.get("replaced", "")
+    if not isinstance(found, str):
+        raise TypeError(found)
+    return found[:_TEXT_MAX]
 
 
 def _finite(value: Any) -> float:

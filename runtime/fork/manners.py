@@ -39,13 +39,17 @@ class Manners:
             found.append("called sys.settrace")
         if sys.getprofile() is not None:
             found.append("called sys.setprofile")
+        return found
+
+    def replaced(self) -> str:
+        """What everybody uses and is another thing now, in words; ''. Nobody minds who has chosen the package."""
         changed = [
             f"{name}.{key}"
             for (name, key), value in self._functions.items()
             if vars(self._modules[name]).get(key) is not value
         ]
         changed += [name for name, module in self._modules.items() if sys.modules.get(name) is not module]
-        if changed:
-            more = f" and {len(changed) - NAMED_MAX} more" if len(changed) > NAMED_MAX else ""
-            found.append(f"replaced {', '.join(changed[:NAMED_MAX])}{more}")
-        return found
+        if not changed:
+            return ""
+        more = f" and {len(changed) - NAMED_MAX} more" if len(changed) > NAMED_MAX else ""
+        return f"replaced {', '.join(changed[:NAMED_MAX])}{more}"

@@ -58,8 +58,8 @@ class Zygote:
             worker.rehearse()
         gc.collect()
         gc.freeze()
-        report = {"import_ms": times_ms, "failed": failed, "uncovered": uncovered, "faults": as_before.faults()}
-        self._send({"kind": "ready", **report})
+        report = {"import_ms": times_ms, "failed": failed, "uncovered": uncovered}
+        self._send({"kind": "ready", **report, **_seen(as_before)})
 
     def _import_all(self, names: list[str], as_before: manners.Manners) -> tuple[dict[str, float], dict[str, str]]:
         """Import modules; how long each took, and why some failed (those are imported in the helper or fail there)."""
@@ -74,7 +74,7 @@ class Zygote:
                 failed[name] = f"{type(error).__name__}: {error}"[:500]
             else:
                 times_ms[name] = (time.monotonic_ns() - started_ns) / 1e6
-            self._send({"kind": "imported", "faults": as_before.faults()})
+            self._send({"kind": "imported", **_seen(as_before)})
         self._control.recv(_MESSAGE_BYTES_MAX)
         return times_ms, failed
 
@@ -128,6 +128,11 @@ class Zygote:
     def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._control.sendmsg([json.dumps(message).encode()], ancillary)
+
+
+def _seen(as_before: manners.Manners) -> dict[str, Any]:
+    """What the packages have done that pagurusd cannot see."""
+    return {"faults": as_before.faults(), "replaced": as_before.replaced()}
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

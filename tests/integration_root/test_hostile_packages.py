@@ -144,6 +144,25 @@ def test_a_zygote_with_a_package_that_misbehaves_is_refused_and_its_function_sta
     in_node(zygote_memory_bytes=128 * MIB)(scenario)()
 
 
+@in_node()
+async def test_what_replaces_things_of_the_library_may_do_so_in_a_zygote_of_its_own(bed: Bed):
+    """Whoever is helped from there declares the package, and would have the same done to it by a cold start."""
+    source = "import builtins\nreal = builtins.dir\nbuiltins.dir = lambda *of: ['mine', *real(*of)]\n"
+    good = bed.write_environment({("good", "1"): {"good.py": "VALUE = 1\n"}})
+    sure = bed.write_environment({("sure", "1"): {"sure.py": source}})
+    both = await bed.try_zygote("both", [good, sure])
+    assert isinstance(both, protocol.ZygoteFailed)
+    assert (both.message, both.suspect, both.can_be_alone) == ("importing sure replaced builtins.dir", "sure", True)
+    await bed.zygote("alone", [sure])
+    code = bed.write_code("import sure\n\ndef main(param):\n    return dir([])[0]\n")
+    helped = await bed.parked(sure.id)
+    bed.assign(helped, bed.assignment(code, environment=sure.id))
+    assert (await bed.call(helped)).value == "mine"
+    await bed.zygote("base")
+    cold = await bed.start("base", bed.assignment(code, environment=sure.id))
+    assert (await bed.call(cold)).value == "mine"
+
+
 LATE: dict[str, tuple[str, str]] = {
     "thread": (
         """

@@ -150,11 +150,12 @@ class Adaptive(Policy):
     def zygote_down(self, zygote: ZygoteId, reason: str, now_s: float) -> None:
         self._up.pop(zygote, None)
 
-    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> None:
+    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> bool:
         fresh = set(environments) - self._alone
         if fresh:
             self._alone |= fresh
             self._changed_s = None
+        return True
 
     # --- what is decided
 

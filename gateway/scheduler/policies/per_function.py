@@ -72,9 +72,8 @@ class PerFunction(Policy):
         for policy in self._policies.values():
             policy.zygote_up(zygote, memory_bytes, start_ms, now_s)
 
-    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> None:
-        for policy in self._policies.values():
-            policy.uncovered(zygote, environments, now_s)
+    def uncovered(self, zygote: ZygoteId, environments: Collection[EnvironmentId], now_s: float) -> bool:
+        return all([policy.uncovered(zygote, environments, now_s) for policy in self._policies.values()])
 
     def zygote_down(self, zygote: ZygoteId, reason: str, now_s: float) -> None:
         for policy in self._policies.values():

@@ -10,8 +10,9 @@ import pytest
 from gateway.scheduler import policies
 from gateway.scheduler.decisions import Kill, Lease, Start
 from gateway.scheduler.planner import Planner
+from gateway.scheduler.policies.adaptive import Adaptive
 from gateway.scheduler.policies.per_function import PerFunction
-from gateway.scheduler.policy import FunctionModel, PolicySettings
+from gateway.scheduler.policy import FunctionModel, Policy, PolicySettings
 from gateway.scheduler.pool import Limits
 from gateway.scheduler.pools import Pools
 from gateway.scheduler.sources import LiveZygote, Mechanism, Sources, Standby
@@ -307,11 +308,16 @@ def test_adaptive_packs_what_everybody_trusts_for_all_tenants():
     assert len(ensured) == 2, "without the operator's word they are kept apart"
 
 
-def refused_world(suspect):
+def refused_world(suspect, *, can_be_alone=False):
     models = [function(name, {name: "1"}) for name in "abc"]
     world, (ensured,) = planned(*models)
     refused = ZygoteFailed(
-        zygote=ensured.zygote, phase="imports", message="left 1 process", is_refused=True, suspect=suspect
+        zygote=ensured.zygote,
+        phase="imports",
+        message="left 1 process",
+        is_refused=True,
+        suspect=suspect,
+        can_be_alone=can_be_alone,
     )
     return world, [out for out in world.planner.failed(refused, 1.0) if isinstance(out, EnsureZygote)]
 
@@ -327,6 +333,21 @@ def test_the_others_of_a_refused_zygote_get_one_without_its_environment():
     assert world.planner.quarantine.suspicion("b==1").ends_s == 601.0
     specs = [entry.spec for entry in world.planner.zygotes.entries.values() if entry.spec is not None]
     assert not any("b==1" in spec.environments for spec in specs)
+
+
+def test_who_harms_only_the_others_of_a_zygote_gets_one_of_its_own():
+    world, outs = refused_world("b", can_be_alone=True)
+    assert sorted(one.environments for one in outs) == [("a==1", "c==1"), ("b==1",)]
+    assert not world.planner.quarantine.kept_out
+    world.do(outs)
+    assert world.pools._pools["b"].spec.obstacle == ""
+    assert world.pools.sources.choose(world.pools._pools["b"].spec).kind is StartKind.HELPED
+
+
+def test_who_harms_the_others_is_kept_out_where_the_policy_cannot_part_them(monkeypatch):
+    monkeypatch.setattr(Adaptive, "uncovered", Policy.uncovered)
+    world, _ = refused_world("b", can_be_alone=True)
+    assert world.planner.quarantine.suspicion("b==1").ends_s == 601.0
 
 
 def test_who_was_refused_is_tried_again_after_growing_pauses():

@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[4]
 def faults(source: str) -> list[str]:
     """In a process of its own: nothing that this does is to stay."""
     program = "import json\nfrom runtime.fork.manners import Manners\nbefore = Manners()\n"
-    program += textwrap.dedent(source) + "\nprint('\\n' + json.dumps(before.faults()))\n"
+    program += textwrap.dedent(source)
+    program += "\nreplaced = before.replaced()\n"
+    program += "print('\\n' + json.dumps([*before.faults(), *([replaced] if replaced else [])]))\n"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ}
     )
