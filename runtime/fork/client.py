@@ -197,7 +197,10 @@ class ZygoteClient:
         try:
             async with asyncio.timeout(SPAWN_TIMEOUT_S):
                 pidfd = await requested
-        except TimeoutError:
+        except BaseException as error:
+            _give_up(requested)
+            if not isinstance(error, TimeoutError):
+                raise
             self.close()
             raise StartError("fork", f"the zygote did not fork within {SPAWN_TIMEOUT_S:.0f} s") from None
         try:
@@ -210,7 +213,7 @@ class ZygoteClient:
 
     def abandon(self, requested: asyncio.Future[int]) -> None:
         """Nobody waits for this helper any more; its pidfd is closed when it comes."""
-        requested.cancel()
+        _give_up(requested)
         self._control.resume()
 
     async def serve(self) -> None:
@@ -295,6 +298,12 @@ class ZygoteClient:
             if not future.done():
                 future.set_exception(StartError("fork", "the zygote has ended"))
         self._waiting.clear()
+
+
+def _give_up(requested: asyncio.Future[int]) -> None:
+    """Nobody takes this helper's pidfd; one that came at the same moment is closed."""
+    if not requested.cancel() and not requested.cancelled() and requested.exception() is None:
+        os.close(requested.result())
 
 
 def _replaced(answer: dict[str, Any]) -> str:
