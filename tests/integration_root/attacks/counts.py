@@ -38,15 +38,16 @@ def use_up_inotify_watches(target: Target):
     there = (os.path.join(folder, name) for folder, _, names in os.walk("/") for name in names)
     here = _held[0] if _held else _Open(call(_INOTIFY_INIT1, 0))
     own: list[str] = []
+    watches = 0
     try:
         for path in itertools.chain(there, _made(own)):
             try:
-                call(_INOTIFY_ADD_WATCH, here.fd, os.fsencode(path), 0x2)
+                watches = call(_INOTIFY_ADD_WATCH, here.fd, os.fsencode(path), 0x2)
             except (FileNotFoundError, PermissionError):
                 continue
             except OSError as error:
                 return os.strerror(error.errno)
-        return "no end"
+        return f"no end of {watches}"
     finally:
         for path in own:
             os.unlink(path)
@@ -55,9 +56,13 @@ def use_up_inotify_watches(target: Target):
 def _made(own: list[str]):
     """Files of its own, where the others are too few: each has to be there to be watched."""
     for number in range(4000):
-        own.append(f"/tmp/watched{number}")
-        os.close(os.open(own[-1], os.O_CREAT | os.O_WRONLY, 0o600))
-        yield own[-1]
+        path = f"/tmp/watched{number}"
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        except OSError:
+            return
+        own.append(path)
+        yield path
 
 
 @attack(gain="all timers and queued signals", seen=[1024, "Resource temporarily unavailable"])
