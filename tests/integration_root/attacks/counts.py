@@ -35,7 +35,7 @@ def use_up_inotify_instances(target: Target):
 
 @attack(gain="all inotify watches", seen="No space left on device")
 def use_up_inotify_watches(target: Target):
-    there = (os.path.join(folder, name) for folder, _, names in os.walk("/") for name in names)
+    there = (os.path.join(folder, name) for folder, _, names in os.walk("/") for name in ("", *names))
     here = _held[0] if _held else _Open(call(_INOTIFY_INIT1, 0))
     own: list[str] = []
     watches = 0
@@ -58,7 +58,7 @@ def _made(own: list[str]):
     for number in range(4000):
         path = f"/tmp/watched{number}"
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            os.mkfifo(path, 0o600)
         except OSError:
             return
         own.append(path)
