@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection, Sequence
 
 from gateway.scheduler.policy import FunctionModel, Idle, Policy, Retire, Verdict, ZygoteSpec
-from runtime.model import EnvironmentId, FunctionName, RuntimeName, StartKind, ZygoteId
+from runtime.model import EnvironmentId, FunctionName, RuntimeName, SandboxId, StartKind, ZygoteId
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,9 @@ class DecisionLog(Policy):
 
     def idled(self, idle: Idle, now_s: float) -> Verdict:
         return _noted(self.inner.idled(idle, now_s), idle, now_s)
+
+    def left(self, name: FunctionName, sandbox: SandboxId) -> None:
+        self.inner.left(name, sandbox)
 
     def due(self, idle: Idle, now_s: float) -> Verdict:
         return _noted(self.inner.due(idle, now_s), idle, now_s)

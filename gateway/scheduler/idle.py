@@ -33,6 +33,7 @@ class IdleSandboxes:
         """It is used, or ends."""
         del self._all[sandbox.id]
         self._warm.pop(sandbox.id, None)
+        self._policy.left(sandbox.function, sandbox.id)
 
     def take_due(self, now_s: float) -> Iterator[tuple[PooledSandbox, str]]:
         """Those that the policy lets go now, each with why; they stay here until `remove`."""

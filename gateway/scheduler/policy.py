@@ -219,6 +219,9 @@ class Policy(ABC):
     def idled(self, idle: Idle, now_s: float) -> Verdict:
         """A sandbox has become idle."""
 
+    def left(self, name: FunctionName, sandbox: SandboxId) -> None:  # noqa: B027
+        """A sandbox that has become idle is idle no more: it serves, or ends, whoever wanted that."""
+
     @abstractmethod
     def due(self, idle: Idle, now_s: float) -> Verdict:
         """The time that was asked for has come, and it was idle all the while."""

@@ -27,7 +27,7 @@ from gateway.scheduler.policy import (
     Verdict,
     ZygoteSpec,
 )
-from runtime.model import EnvironmentId, FunctionName, RuntimeName, StartKind, ZygoteId
+from runtime.model import EnvironmentId, FunctionName, RuntimeName, SandboxId, StartKind, ZygoteId
 from runtime.protocol import StandbyTarget
 
 HELPED_MS = 3.0  # a helped start, with all that it makes others wait for
@@ -162,12 +162,15 @@ class Adaptive(Policy):
     def idled(self, idle: Idle, now_s: float) -> Verdict:
         return self.due(idle, now_s)
 
+    def left(self, name: FunctionName, sandbox: SandboxId) -> None:
+        self._idle.release(sandbox)
+
     def due(self, idle: Idle, now_s: float) -> Verdict:
         known = self._known.get(idle.function)
         self._idle.release(idle.sandbox)
         if known is None:
             return Retire("its function is gone")
-        held_bytes, pressure = self._sandbox_bytes(known, idle), self._pressure(now_s)
+        held_bytes, pressure = self._sandbox_bytes(known, idle), self._pressure()
         stay_s = self._stay_s(known, held_bytes, pressure, now_s)
         left_s = idle.idle_since_s + stay_s - now_s
         if pressure >= 1.0:
@@ -177,7 +180,7 @@ class Adaptive(Policy):
         else:
             if pressure > PRESSURE_FROM:
                 left_s = min(left_s, PRESSURE_CHECK_S)
-            self._idle.hold(idle.sandbox, held_bytes, now_s + left_s)
+            self._idle.hold(idle.sandbox, held_bytes)
             return Stay(now_s + left_s)
         return Retire(known.why)
 
@@ -212,8 +215,8 @@ class Adaptive(Policy):
             "arrivals_per_s": known.arrivals.per_s(now_s),
             "starts_per_s": known.starts.per_s(now_s),
             "arrival_within_horizon": known.gaps.within(HORIZON_S, now_s),
-            "stay_s": self._stay_s(known, HELPER_BYTES + _own_bytes(known.model), self._pressure(now_s), now_s),
-            "memory_pressure": round(self._pressure(now_s), 3),
+            "stay_s": self._stay_s(known, HELPER_BYTES + _own_bytes(known.model), self._pressure(), now_s),
+            "memory_pressure": round(self._pressure(), 3),
             "sandboxes": known.sandboxes,
             "import_ms": known.model.import_ms,
             "preloaded": environment is None or environment in self._held,
@@ -242,9 +245,9 @@ class Adaptive(Policy):
         imported = known.model.import_bytes if idle.kind is StartKind.COLD else 0
         return HELPER_BYTES + _own_bytes(known.model) + imported
 
-    def _pressure(self, now_s: float) -> float:
+    def _pressure(self) -> float:
         """Share of the budget that zygotes, standbys and idle sandboxes have taken."""
-        taken = sum(self._up.values()) + self._standby_bytes + self._idle.total_bytes(now_s)
+        taken = sum(self._up.values()) + self._standby_bytes + self._idle.total_bytes
         return taken / max(1, self.settings.memory_bytes)
 
     # --- zygotes

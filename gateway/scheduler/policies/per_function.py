@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from gateway.scheduler.policy import FunctionModel, Idle, Policy, PolicySettings, Retire, Verdict, ZygoteSpec
-from runtime.model import EnvironmentId, FunctionName, RuntimeName, StartKind, ZygoteId
+from runtime.model import EnvironmentId, FunctionName, RuntimeName, SandboxId, StartKind, ZygoteId
 from runtime.protocol import StandbyTarget
 
 Make = Callable[[str], Policy]
@@ -82,6 +82,10 @@ class PerFunction(Policy):
     def idled(self, idle: Idle, now_s: float) -> Verdict:
         policy = self._of.get(idle.function)
         return policy.idled(idle, now_s) if policy is not None else Retire("its function is gone")
+
+    def left(self, name: FunctionName, sandbox: SandboxId) -> None:
+        for policy in self._policies.values():  # the function may have another one since
+            policy.left(name, sandbox)
 
     def due(self, idle: Idle, now_s: float) -> Verdict:
         policy = self._of.get(idle.function)

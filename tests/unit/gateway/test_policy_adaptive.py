@@ -8,11 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.scheduler.arrival_rates import HISTOGRAM_MIN, DecayingRate, GapHistogram
-from gateway.scheduler.idle_memory import ASKED_LATE_S, IdleMemory
+from gateway.scheduler.decisions import Lease
+from gateway.scheduler.idle_memory import IdleMemory
 from gateway.scheduler.packing import Room, pack, pack_best
 from gateway.scheduler.policies import make
 from gateway.scheduler.policies.adaptive import HORIZON_S, Adaptive
 from gateway.scheduler.policy import OWN_CODE, FunctionModel, Idle, PolicySettings, Retire, Stay
+from gateway.scheduler.pool import Limits
+from gateway.scheduler.pools import Pools
+from gateway.scheduler.sources import LiveZygote
 from runtime.model import ImportCost, StartKind
 
 RUNTIME = "python3.11"
@@ -145,7 +149,11 @@ def test_idle_sandboxes_get_what_the_budget_leaves_and_leave_sooner_when_it_is_s
         stays.append(verdict.until_s)
     assert 3 <= len(stays) <= 8
     assert stays[0] > stays[-1]
-    verdict = made.idled(Idle("later", "plain", StartKind.HELPED, 100.0), 100.0)
+    verdict = made.idled(Idle("later", "plain", StartKind.HELPED, 1.0), 1.0)
+    assert isinstance(verdict, Retire)
+    for number in range(20):
+        made.left("plain", f"s{number}")
+    verdict = made.idled(Idle("later", "plain", StartKind.HELPED, 2.0), 2.0)
     assert isinstance(verdict, Stay), "the others are idle no more"
 
 
@@ -251,16 +259,31 @@ def test_whole_zygotes_are_weighed_where_versions_conflict():
     assert set(group.members) == {one.environment for one in cheap}
 
 
-def test_idle_memory_counts_until_the_time_that_was_set():
+def test_idle_memory_is_that_of_those_that_are_held():
     memory = IdleMemory()
-    memory.hold("a", 10, 5.0)
-    memory.hold("b", 20, 50.0)
-    memory.hold("a", 11, 6.0)
-    assert memory.total_bytes(4.0) == memory.total_bytes(6.0) == 31
-    assert memory.total_bytes(6.0 + 2 * ASKED_LATE_S) == 20
+    memory.hold("a", 10)
+    memory.hold("b", 20)
+    memory.hold("a", 11)
+    assert memory.total_bytes == 31
     memory.release("b")
     memory.release("b")
-    assert memory.total_bytes(7.0) == 0
+    assert memory.total_bytes == 11
+
+
+def test_sandboxes_that_others_end_do_not_fill_the_budget():
+    """As `pagurus evict` does, or a new version: in a loop they would, each until its time."""
+    made = policy(model("plain"), memory_bytes=20 * MB)
+    pools = Pools(Limits(1000, 16, 200, float("inf")), itertools.count(1), made)
+    spec = model("plain")
+    pools.put_function(spec, 0.0)
+    pools.zygote_up(LiveZygote("base", spec.runtime, frozenset()), 0.0)
+    for number in range(200):
+        (start,) = pools.request(f"i{number}", "plain", float(number))
+        (lease,) = pools.started(start.ticket, f"s{number}", float(number))
+        assert isinstance(lease, Lease)
+        assert pools.release(lease.sandbox, number + 0.1, reusable=True) == [], "the budget is taken"
+        pools.kill(lease.sandbox, "evicted")
+        pools.died(lease.sandbox, number + 0.2)
 
 
 names = st.sampled_from(list("abcdef"))
