@@ -268,6 +268,15 @@ def fsmount(fs_fd: int, attributes: MountAttr) -> int:
     return _check(_call(_NR_FSMOUNT, fs_fd, FSMOUNT_CLOEXEC, int(attributes)), "fsmount")
 
 
+def write_file(path: str, text: str) -> None:
+    """One write to a file that is there: the kernel's settings and maps take their value whole. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     """Close all descriptors from `first` to `last`; close_range(2)."""
     _check(_call(_NR_CLOSE_RANGE, first, last, 0), "close_range")

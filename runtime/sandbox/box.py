@@ -99,7 +99,7 @@ class Box:
             self._ends.append(self._reaper.expect(pid))
         await children.answer(self._channel, "a build box")
         for name in ("uid_map", "gid_map"):
-            _write(f"/proc/{pid}/{name}", f"0 {self._plan.first_uid} {identity.RANGE}")
+            syscalls.write_file(f"/proc/{pid}/{name}", f"0 {self._plan.first_uid} {identity.RANGE}")
         self._channel.send(b"go")
         for _ in range(2):  # from C, and from I that it is set up, in any order
             message, descriptors = await children.answer(self._channel, "a build box")
@@ -266,11 +266,3 @@ def _copy_in(given: InputFile, work: int) -> None:
         os.close(target)
     if given.sha256 and digest.hexdigest() != given.sha256:
         raise ValueError(f"{given.name} has the sha256 {digest.hexdigest()}, not {given.sha256}")
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

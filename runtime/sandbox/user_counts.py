@@ -9,6 +9,8 @@ import os
 
 import prctl
 
+from runtime import syscalls
+
 # Of each uid of the namespace (user_namespaces(7)); the host's own limit, mostly 128 inotify instances, then holds
 # for all sandboxes of one zygote together.
 NAMESPACE_LIMITS = {
@@ -32,15 +34,7 @@ def limit_namespaces() -> None:
     """Write the limits of the caller's user namespace; /proc is its own. What a kernel lacks it does not count."""
     for name, limit in NAMESPACE_LIMITS.items():
         try:
-            _write(f"/proc/sys/user/{name}", str(limit))
+            syscalls.write_file(f"/proc/sys/user/{name}", str(limit))
         except FileNotFoundError:
             if name == "max_user_namespaces":
                 raise
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

@@ -100,7 +100,7 @@ class UserNamespace:
                 theirs.close()
                 await children.answer(channel, "user namespace")
                 for name in ("uid_map", "gid_map"):
-                    _write(f"/proc/{setup_pid}/{name}", f"0 {self.first_uid} {identity.RANGE}")
+                    syscalls.write_file(f"/proc/{setup_pid}/{name}", f"0 {self.first_uid} {identity.RANGE}")
                 channel.send(b"go")
                 self.init_pid, _ = await _born(channel, "init")
                 self._reaper.expect(self.init_pid)  # so that the zygote cannot pass it off as a helper
@@ -293,11 +293,3 @@ def name_machine(name: str) -> None:
     """Names of the caller's UTS namespace instead of the host's, which it was copied from."""
     socket.sethostname(name)
     syscalls.setdomainname("(none)")
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
