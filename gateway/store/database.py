@@ -6,8 +6,9 @@ cut the last records may be missing, a function never.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,3 +124,18 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         )
     for step in range(found, SCHEMA_VERSION):
         connection.executescript(f"BEGIN; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;")
+
+
+@contextmanager
+def durably(connection: sqlite3.Connection) -> Iterator[None]:
+    """One transaction that survives a power cut."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    finally:
+        connection.execute("PRAGMA synchronous = NORMAL")

@@ -1,14 +1,12 @@
 """Functions and their immutable versions in the store."""
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
 from gateway.deployed import Version
-from gateway.store.database import Database
+from gateway.store.database import Database, durably
 from gateway.store.secrets import Safe
 from runtime.model import FunctionName, VersionId
 
@@ -52,7 +50,7 @@ class FunctionStore:
         """Store `version` if it is new and make it current. Raises SecretsError."""
 
         def work(connection: sqlite3.Connection) -> StoredFunction:
-            with _durably(connection):
+            with durably(connection):
                 self._safe.put(connection, version.function, version.secrets)
                 _put(connection, version)
             return _load(connection, self._safe, version.function)[0]
@@ -63,7 +61,7 @@ class FunctionStore:
         """Forget a function and its versions. Its records stay."""
 
         def work(connection: sqlite3.Connection) -> None:
-            with _durably(connection):
+            with durably(connection):
                 connection.execute("DELETE FROM functions WHERE name = ?", (name,))
                 connection.execute("DELETE FROM versions WHERE function = ?", (name,))
                 connection.execute("DELETE FROM secrets WHERE function = ?", (name,))
@@ -73,21 +71,6 @@ class FunctionStore:
     async def change_key(self) -> tuple[str, int]:
         """Encrypt all secrets with a new key; its number, and how many there are. Raises SecretsError."""
         return await self._database.run(self._safe.change_key)
-
-
-@contextmanager
-def _durably(connection: sqlite3.Connection) -> Iterator[None]:
-    """One transaction that survives a power cut."""
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    finally:
-        connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def _put(connection: sqlite3.Connection, version: Version) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gateway.secret_key import KeyRing, SecretsError
 from gateway.secrets import NO_SECRETS, Secrets
+from gateway.store.database import durably
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +74,7 @@ class Safe:
 
     def _seal_again(self, connection: sqlite3.Connection) -> int:
         count = 0
-        connection.execute("PRAGMA synchronous = FULL")  # the old key is forgotten next
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with durably(connection):  # the old key is forgotten next
             rows = connection.execute("SELECT function, secret_set, name, sealed FROM secrets").fetchall()
             for function, set_id, name, sealed in rows:
                 place = (function, set_id, name)
@@ -88,12 +87,6 @@ class Safe:
                     "UPDATE secrets SET sealed = ? WHERE function = ? AND secret_set = ? AND name = ?", (again, *place)
                 )
                 count += 1
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        finally:
-            connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what the old key opens is not in the log any more
         self.ring.finish_change()
         log.info("the key of the secrets is %s now, %d secrets were encrypted again", self.ring.ids[0], count)
