@@ -338,8 +338,10 @@ class Fleet:
         now_s = self._clock.monotonic_s()
         self._finish(invocation, failure, now_s)
         if not link.is_doomed:
-            times = {"service_s": answer.handler_us / 1e6, "latency_s": now_s - invocation.arrived_s}
-            decisions = self.pools.release(link.sandbox, now_s, reusable=is_reusable, **times)
+            service_s, latency_s = answer.handler_us / 1e6, now_s - invocation.arrived_s
+            decisions = self.pools.release(
+                link.sandbox, now_s, reusable=is_reusable, service_s=service_s, latency_s=latency_s
+            )
             if decisions:
                 self.carry_out(decisions)
 

@@ -13,6 +13,7 @@ PRIOR_S = 600.0
 BINS = 48
 BIN_FIRST_S = 0.25  # upper edge of the first; each further one is BIN_RATIO wider
 BIN_RATIO = 1.4  # the last begins beyond a week
+AT_ONCE = 1e-5  # of memory_s: events that come so soon count as of the same moment
 HISTOGRAM_MIN = 5.0  # (decayed) times between arrivals below which the rate alone is believed
 
 
@@ -31,17 +32,15 @@ class DecayingRate:
 
     def add(self, now_s: float) -> None:
         """One event."""
-        self._decay(now_s)
+        if now_s - self.last_s > AT_ONCE * self.memory_s:
+            self.events, self.seen_s = self._decayed(now_s)
+            self.last_s = now_s
         self.events += 1.0
 
     def per_s(self, now_s: float) -> float:
         """The posterior's mean now."""
         events, seen_s = self._decayed(now_s)
         return (events + PRIOR_EVENTS) / (seen_s + PRIOR_S)
-
-    def _decay(self, now_s: float) -> None:
-        self.events, self.seen_s = self._decayed(now_s)
-        self.last_s = max(self.last_s, now_s)
 
     def _decayed(self, now_s: float) -> tuple[float, float]:
         past_s = max(0.0, now_s - self.last_s)
@@ -60,7 +59,8 @@ class GapHistogram:
     def add(self, now_s: float) -> None:
         """An arrival."""
         if self.last_s is not None:
-            self.counts[_bin(now_s - self.last_s)] += 1.0
+            gap_s = now_s - self.last_s
+            self.counts[_bin(gap_s) if gap_s > BIN_FIRST_S else 0] += 1.0
             self.total += 1.0
             if self.total >= 4 * BINS:  # forget slowly: older gaps count half
                 self.counts = [count / 2 for count in self.counts]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from runtime.errors import PagurusError
 from runtime.model import (
     FunctionName,
@@ -13,9 +15,11 @@ from runtime.model import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Send the request to the sandbox; before that assign it (a standby) or thaw it (a frozen one)."""
+class Lease(msgspec.Struct, frozen=True):
+    """Send the request to the sandbox; before that assign it (a standby) or thaw it (a frozen one).
+
+    The one decision of each warm request, hence a struct of msgspec: a frozen dataclass takes ten times as long.
+    """
 
     request: InvocationId
     sandbox: SandboxId

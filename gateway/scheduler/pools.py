@@ -146,7 +146,7 @@ class Pools:
         elif self.room.is_owed(pool, sandbox_id):
             self._kill(sandbox, "evicted", out)
         else:
-            self._make_idle(pool, sandbox, out)
+            self._make_idle(pool, sandbox)
             if self._waiting:
                 self._pump(pool, out)
                 if self.room.is_full:
@@ -176,7 +176,7 @@ class Pools:
         if start.version != pool.spec.version:
             self._kill(sandbox, "version", out)
         else:
-            self._make_idle(pool, sandbox, out)
+            self._make_idle(pool, sandbox)
         self._pump(pool, out)
         return out
 
@@ -220,7 +220,7 @@ class Pools:
         if pool is None or pool.spec.version != sandbox.version:
             self._kill(sandbox, "version", out)
             return out
-        self._make_idle(pool, sandbox, out)
+        self._make_idle(pool, sandbox)
         self._pump(pool, out)
         return out
 
@@ -346,7 +346,9 @@ class Pools:
     def _lease_idle(self, pool: Pool, request: Request) -> Lease:
         """The most recently used executor, else the most recently used helper (the paper's precedence)."""
         idle = pool.idle
-        place = next((at for at in range(len(idle) - 1, -1, -1) if idle[at].kind is StartKind.COLD), -1)
+        place = len(idle) - 1
+        while place >= 0 and idle[place].kind is not StartKind.COLD:
+            place -= 1
         sandbox = idle.pop(place)
         self._idle.remove(sandbox)
         kind, thaw = sandbox.first_kind or StartKind.WARM, sandbox.frozen
@@ -369,12 +371,10 @@ class Pools:
         self.policy.sandboxes(pool.spec.name, len(pool.sandboxes), self._now_s)
         return sandbox
 
-    def _make_idle(self, pool: Pool, sandbox: PooledSandbox, out: list[Decision]) -> None:
+    def _make_idle(self, pool: Pool, sandbox: PooledSandbox) -> None:
         sandbox.state = State.IDLE
         pool.idle.append(sandbox)
-        why = self._idle.add(sandbox, self._now_s)
-        if why is not None and not pool.waiting:  # else it is leased at once
-            self._kill(sandbox, "idle", out, why)
+        self._idle.add(sandbox, self._now_s)
 
     def _kill(self, sandbox: PooledSandbox, reason: str, out: list[Decision], why: str = "") -> None:
         if sandbox.state is State.DYING:

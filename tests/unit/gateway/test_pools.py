@@ -630,3 +630,54 @@ class PoolsMachine(RuleBasedStateMachine):
 
 PoolsMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestPools = PoolsMachine.TestCase
+
+
+class AskedPolicy(type(make_policy("keepalive", PolicySettings(), [RUNTIME]))):
+    """keepalive that counts what it is asked, and is told."""
+
+    def __init__(self, settings: PolicySettings, runtimes: list) -> None:
+        super().__init__(settings, runtimes)
+        self.asked, self.told_left = [], []
+
+    def idled(self, idle, now_s):
+        self.asked.append((idle.sandbox, now_s))
+        return super().idled(idle, now_s)
+
+    def left(self, name, sandbox):
+        self.told_left.append(sandbox)
+
+
+def asked_pools() -> tuple[Pools, AskedPolicy]:
+    policy = AskedPolicy(PolicySettings(keep_alive_s=60.0), [RUNTIME])
+    pools = TimedPools(Limits(10, 4, 5, freeze_after_s=100.0), itertools.count(1), policy)
+    pools.zygote_up(BASE)
+    pools.put_function(PLAIN)
+    run_one(pools, "r0", "plain", "s1")
+    return pools, policy
+
+
+def test_a_sandbox_that_is_used_again_at_once_costs_the_policy_nothing():
+    pools, policy = asked_pools()
+    for number in range(1, 1000):
+        assert pools.request(f"r{number}", "plain", number * 0.0001)
+        assert pools.release("s1", number * 0.0001, reusable=True) == []
+    assert policy.asked == policy.told_left == []
+    assert pools.next_due_s() <= 0.1
+    assert pools.tick(0.25) == []
+    assert policy.asked == [("s1", 0.25)]
+    assert pools.tick(0.5) == []
+    assert len(policy.asked) == 1
+    pools.request("last", "plain", 0.6)
+    assert policy.told_left == ["s1"]
+
+
+def test_what_lapsed_is_not_kept_for_long():
+    pools, policy = asked_pools()
+    for number in range(1, 5000):
+        pools.tick(number * 0.001)
+        assert pools.request(f"r{number}", "plain", number * 0.001)
+        assert pools.release("s1", number * 0.001, reusable=True) == []
+    assert len(policy.asked) == 4999
+    assert len(pools._idle._dues) < 300
+    (kill,) = pools.tick(4.999 + 61.0) or pools.tick(200.0)
+    assert kill.sandbox == "s1"
