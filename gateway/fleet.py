@@ -338,12 +338,11 @@ class Fleet:
         now_s = self._clock.monotonic_s()
         self._finish(invocation, failure, now_s)
         if not link.is_doomed:
-            service_s, latency_s = answer.handler_us / 1e6, now_s - invocation.arrived_s
-            decisions = self.pools.release(
-                link.sandbox, now_s, reusable=is_reusable, service_s=service_s, latency_s=latency_s
+            served_s, all_s = answer.handler_us / 1e6, now_s - invocation.arrived_s
+            pools = self.pools
+            self.carry_out(
+                pools.release(link.sandbox, now_s, reusable=is_reusable, service_s=served_s, latency_s=all_s)
             )
-            if decisions:
-                self.carry_out(decisions)
 
     def _finish(self, invocation: Invocation, failure: Failure | None, now_s: float | None = None) -> None:
         """Give an invocation its end, once."""

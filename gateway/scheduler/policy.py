@@ -217,10 +217,10 @@ class Policy(ABC):
 
     @abstractmethod
     def idled(self, idle: Idle, now_s: float) -> Verdict:
-        """A sandbox has become idle."""
+        """A sandbox has become idle, and was not used again before the node's timer went (0.25 s at most)."""
 
     def left(self, name: FunctionName, sandbox: SandboxId) -> None:  # noqa: B027
-        """A sandbox that has become idle is idle no more: it serves, or ends, whoever wanted that."""
+        """A sandbox that `idled` was asked about is idle no more: it serves, or ends, whoever wanted that."""
 
     @abstractmethod
     def due(self, idle: Idle, now_s: float) -> Verdict:
