@@ -284,9 +284,14 @@ class UserNamespace:
 
 async def _born(channel: PacketSocket, what: str) -> tuple[int, list[int]]:
     """The pid of a sibling that a child cloned, and the descriptors the sibling sent: two answers, in any order."""
-    answers = [await children.answer(channel, what), await children.answer(channel, what)]
-    pid = next(int(str(message["pid"])) for message, _ in answers if "pid" in message)
-    return pid, [fd for _, descriptors in answers for fd in descriptors]
+    first, given = await children.answer(channel, what)
+    try:
+        second, more = await children.answer(channel, what)
+    except BaseException:
+        for fd in given:  # the sibling had answered before the child was killed
+            os.close(fd)
+        raise
+    return int(str(first["pid"] if "pid" in first else second["pid"])), [*given, *more]
 
 
 def name_machine(name: str) -> None:
