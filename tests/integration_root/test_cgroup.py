@@ -242,11 +242,17 @@ async def test_what_an_earlier_run_left_is_found_deepest_first_and_can_be_remove
     former = CgroupTree.detect(bed.parts.settings.cgroup_parent, node=node, run="former")
     former.create("z").enable_children()
     leaf = former.create("z/1")
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         leaf.join_self()
+        os.write(writer, b"x")
         signal.pause()
-    await bed.until(lambda: leaf.processes() == {pid})
+    os.close(writer)
+    # Only then is it in all hierarchies: where it is killed is not the one that `processes` reads.
+    assert os.read(reader, 1) == b"x"
+    os.close(reader)
+    assert leaf.processes() == {pid}
     found = list(bed.parts.cgroups.leftovers())
     depths = [len(cgroup.paths[0].parts) for cgroup in found]
     assert depths == sorted(depths, reverse=True) and len(found) == 3
